@@ -1,0 +1,35 @@
+# Everything a newcomer needs: `make quickstart`, then `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/quickstart
+
+.PHONY: venv quickstart test check lock clean
+
+venv: .venv/.installed
+
+# The lock pins every package; the project itself is installed in place, so edits take effect.
+.venv/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Train TeRA on the embedded benchmark, then test the best checkpoint of that run.
+quickstart: venv
+	$(BIN)/python -m tera_pl fit --config configs/quickstart.yaml
+	run=$$(ls -td $(RUN)/version_*/ | head -n 1); \
+	$(BIN)/python -m tera_pl test --config $${run}config.yaml --ckpt_path $${run}checkpoints/best.ckpt
+
+test: check
+	$(BIN)/python -m pytest
+
+check: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pydoclint tera_pl datamodules
+	$(BIN)/codespell
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

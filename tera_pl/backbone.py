@@ -1,0 +1,201 @@
+"""Load a pretrained causal language model and give it an adapter."""
+
+import copy
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from tera_pl.adapters import check_targets
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Which causal language model to adapt, and how to hold it in memory.
+
+    Args:
+        path: Folder in the Hugging Face format, or the id of a model on the Hub.
+        revision: Branch, tag or commit on the Hub. Pin a commit for a run that must be repeatable.
+        dtype: Type of the frozen weights. Adapters keep their own precision.
+        attn_implementation: Attention kernel (`sdpa`, `eager`, `flash_attention_2`), or null for
+            the default of the library.
+        trust_remote_code: Whether code that comes with the weights may run.
+        pretrained: False keeps the architecture and draws new weights, to pretrain from scratch.
+        gradient_checkpointing: Recompute activations in backward: less memory, more time.
+    """
+
+    path: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    pretrained: bool = True
+    gradient_checkpointing: bool = False
+
+
+def load_config(backbone: Backbone) -> PretrainedConfig:
+    """Read the architecture of a backbone without its weights.
+
+    Args:
+        backbone: Which model.
+
+    Returns:
+        The configuration of the model.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(
+            backbone.path,
+            revision=backbone.revision,
+            trust_remote_code=backbone.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        place = "folder" if Path(backbone.path).exists() else "local folder or reachable Hub id"
+        raise ValueError(
+            f"model.backbone.path: no causal language model at {backbone.path!r}: expected a "
+            f"{place} with a readable config.json ({_first_line(error)})"
+        ) from None
+    return config
+
+
+def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that belongs to a backbone.
+
+    Args:
+        backbone: Which model.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ValueError: If the folder or Hub id carries no tokenizer.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(
+            backbone.path,
+            revision=backbone.revision,
+            trust_remote_code=backbone.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.backbone.path: no tokenizer at {backbone.path!r} ({_first_line(error)})"
+        ) from None
+
+
+def load_model(backbone: Backbone) -> PreTrainedModel:
+    """Load the weights of a backbone, or draw them anew if it is not `pretrained`.
+
+    Args:
+        backbone: Which model.
+
+    Returns:
+        The model in its own dtype, with `use_cache` left to generation.
+
+    Raises:
+        ValueError: If the weights are missing.
+    """
+    config = load_config(backbone)
+    kwargs = {"dtype": DTYPES[backbone.dtype]}
+    if backbone.attn_implementation is not None:
+        kwargs["attn_implementation"] = backbone.attn_implementation
+    if not backbone.pretrained:
+        return AutoModelForCausalLM.from_config(
+            config, trust_remote_code=backbone.trust_remote_code, **kwargs
+        )
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            backbone.path,
+            config=config,
+            revision=backbone.revision,
+            trust_remote_code=backbone.trust_remote_code,
+            **kwargs,
+        )
+    except OSError as error:
+        raise ValueError(
+            f"model.backbone.path: {backbone.path!r} has no readable weights ({_first_line(error)})"
+        ) from None
+
+
+def load_meta_model(backbone: Backbone) -> PreTrainedModel:
+    """Build the architecture of a backbone on the meta device: shapes, no memory.
+
+    Args:
+        backbone: Which model.
+
+    Returns:
+        The model with all parameters on the meta device.
+    """
+    config = load_config(backbone)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            config, trust_remote_code=backbone.trust_remote_code, dtype=DTYPES[backbone.dtype]
+        )
+
+
+def add_adapter(model: PreTrainedModel, adapter: PeftConfig) -> PeftModel:
+    """Freeze a model and inject an adapter into it.
+
+    Args:
+        model: The base model; changed in place, as PEFT does.
+        adapter: Configuration of the adapter; copied, not changed.
+
+    Returns:
+        The adapted model. Only the tensors of the adapter require a gradient.
+
+    Raises:
+        ValueError: If the adapter does not fit the model.
+    """
+    adapter = copy.deepcopy(adapter)
+    if adapter.task_type is None:
+        adapter.task_type = "CAUSAL_LM"
+    check_targets(model, adapter)
+    return get_peft_model(model, adapter)
+
+
+def fingerprint_frozen(model: nn.Module) -> str:
+    """Identify the frozen weights of a model by a SHA-256 of a sample.
+
+    Up to 256 evenly spaced values of every frozen parameter are hashed with its name and shape,
+    in float32: another base, or another revision of it, gives another value at the cost of
+    milliseconds, where hashing 16 GB would take a minute.
+
+    Args:
+        model: A model, adapted or not. Parameters that require a gradient are left out.
+
+    Returns:
+        A hexadecimal digest; that of nothing if every parameter is trained.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            continue
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 256)].float().cpu().contiguous()
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe(backbone: Backbone) -> dict[str, str | bool | None]:
+    """Give the settings of a backbone as plain values, for a report."""
+    return asdict(backbone)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]

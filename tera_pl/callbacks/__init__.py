@@ -1,0 +1,17 @@
+"""What watches a run and writes its folder."""
+
+from tera_pl.callbacks.best_adapter import BestAdapter
+from tera_pl.callbacks.precision_guard import PrecisionGuard
+from tera_pl.callbacks.predictions import PredictionWriter
+from tera_pl.callbacks.ranks import RankLogger
+from tera_pl.callbacks.resources import ResourceMonitor
+from tera_pl.callbacks.results import ResultsWriter
+
+__all__ = [
+    "BestAdapter",
+    "PrecisionGuard",
+    "PredictionWriter",
+    "RankLogger",
+    "ResourceMonitor",
+    "ResultsWriter",
+]

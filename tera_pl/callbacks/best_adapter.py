@@ -1,0 +1,44 @@
+"""Save the best checkpoint in a format that other programs read."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
+
+from tera_pl.callbacks.run_folder import run_folder
+
+
+class BestAdapter(Callback):
+    """Write the best checkpoint's adapter to `adapter/` at the end of training.
+
+    The folder is in PEFT's format and loads with `PeftModel.from_pretrained`. A run without an
+    adapter (`model.adapter: null`) writes the whole model to `model/`, in the format of
+    transformers. Put this callback before those that describe the trained adapter: they then see
+    the best weights, which stay in the model.
+    """
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Load the best weights and save them."""
+        checkpoint = trainer.checkpoint_callback
+        path = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
+        if path:
+            _load_trained(pl_module, torch.load(path, map_location="cpu", weights_only=True))
+            rank_zero_info(f"best checkpoint: {path} ({checkpoint.monitor} = {_score(checkpoint)})")
+        if trainer.is_global_zero:
+            folder = run_folder(trainer) / ("adapter" if pl_module.adapter else "model")
+            pl_module.model.save_pretrained(folder)
+            pl_module.tokenizer.save_pretrained(folder)
+
+
+def _load_trained(pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    parameters = dict(pl_module.named_parameters())
+    with torch.no_grad():
+        for name, value in checkpoint["state_dict"].items():
+            parameters[name].copy_(value)
+
+
+def _score(checkpoint: ModelCheckpoint) -> float | None:
+    score = checkpoint.best_model_score
+    return None if score is None else round(float(score), 4)

@@ -1,0 +1,124 @@
+"""Write what the model answered."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from tera_pl.callbacks.run_folder import run_folder, tensorboard
+
+Prediction = dict[str, Any]
+
+
+class PredictionWriter(Callback):
+    """Write predictions as JSON lines and a sample of them as text to TensorBoard.
+
+    Test and predict write every prediction to `predictions.jsonl`; an older file is kept under a
+    numbered name. With several processes each writes its own file, `predictions.<rank>.jsonl`.
+
+    Args:
+        num_samples: How many predictions each validation and test shows in TensorBoard.
+    """
+
+    def __init__(self, num_samples: int = 8) -> None:
+        self.num_samples = num_samples
+        self._sample: list[Prediction] = []
+        self._path: Path | None = None
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect the first predictions."""
+        self._collect(outputs)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect the first predictions and write all."""
+        self._collect(outputs)
+        self._write(trainer, outputs)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write all predictions."""
+        self._write(trainer, outputs)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the sample."""
+        if not trainer.sanity_checking:
+            self._show(trainer, "val/predictions")
+        self._sample = []
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start a new file."""
+        self._path = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start a new file."""
+        self._path = None
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the sample."""
+        self._show(trainer, "test/predictions")
+        self._sample = []
+
+    def _collect(self, outputs: list[Prediction]) -> None:
+        missing = self.num_samples - len(self._sample)
+        self._sample.extend((outputs or [])[: max(0, missing)])
+
+    def _write(self, trainer: Trainer, outputs: list[Prediction]) -> None:
+        if not outputs:
+            return
+        if self._path is None:
+            rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
+            self._path = run_folder(trainer) / f"predictions{rank}.jsonl"
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _keep_older(self._path)
+        with self._path.open("a", encoding="utf-8") as file:
+            for prediction in outputs:
+                file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
+
+    def _show(self, trainer: Trainer, tag: str) -> None:
+        if not self._sample:
+            return
+        text = "\n\n---\n\n".join(_format(prediction) for prediction in self._sample)
+        for writer in tensorboard(trainer):
+            writer.add_text(tag, text, global_step=trainer.global_step)
+
+
+def _keep_older(path: Path) -> None:
+    if path.exists():
+        number = 1
+        while (older := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+            number += 1
+        path.rename(older)
+
+
+def _format(prediction: Prediction) -> str:
+    """One prediction as Markdown; the indented block keeps line breaks and markup as they are."""
+    mark = {True: "right", False: "wrong"}.get(prediction.get("correct"), "not judged")
+    prompt = "\n".join(f"    {line}" for line in prediction["prompt"].splitlines())
+    return (
+        f"**{prediction['task']}** {prediction['id']}: {mark}\n\n{prompt}\n\n"
+        f"answer: `{prediction['output'].strip()}`, expected: `{prediction['reference']}`"
+    )

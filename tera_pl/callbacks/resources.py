@@ -1,0 +1,99 @@
+"""Count and time what a run costs."""
+
+import resource
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+
+def count_numbers(model: nn.Module) -> dict[str, int | float]:
+    """Count the numbers and bytes of an adapted model.
+
+    Args:
+        model: A model, adapted by PEFT or not, on any device, the meta device included.
+
+    Returns:
+        `trained`, `stored_bytes` (of the trained numbers as a checkpoint keeps them), `base`
+        (numbers of the model that are not the adapter's), `frozen_adapter` and
+        `frozen_adapter_bytes` (numbers the adapter adds and never trains; shared ones once), and
+        `trained_percent` of base and trained together, as the paper counts.
+    """
+    prefix = getattr(getattr(model, "base_model", None), "prefix", None)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    frozen = {n: t for n, t in model.named_parameters() if not t.requires_grad}
+    # Tensors that a tuner adds carry its prefix; named_* list a shared tensor once.
+    added = [t for n, t in frozen.items() if prefix and prefix in n]
+    added += [t for n, t in model.named_buffers() if prefix and prefix in n]
+    num_trained = sum(t.numel() for t in trained)
+    num_base = sum(t.numel() for n, t in frozen.items() if not (prefix and prefix in n))
+    return {
+        "trained": num_trained,
+        "trained_percent": 100 * num_trained / (num_base + num_trained),
+        "stored_bytes": sum(t.numel() * t.element_size() for t in trained),
+        "base": num_base,
+        "frozen_adapter": sum(t.numel() for t in added),
+        "frozen_adapter_bytes": sum(t.numel() * t.element_size() for t in added),
+    }
+
+
+class ResourceMonitor(Callback):
+    """Log counts, peak memory and speed of training as `resources/...`."""
+
+    def __init__(self) -> None:
+        self.summary: dict[str, int | float] = {}
+        self._tokens = 0
+        self._seconds = 0.0
+        self._batch_start = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the numbers and start measuring memory."""
+        self.summary |= count_numbers(pl_module.model)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Start the clock of a step."""
+        self._batch_start = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count the tokens and seconds of a step; validation is not in them."""
+        self._tokens += int(batch["attention_mask"].sum())
+        self._seconds += time.perf_counter() - self._batch_start
+        if trainer.global_step and trainer.global_step % trainer.log_every_n_steps == 0:
+            self._log(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the totals."""
+        self._log(trainer)
+
+    def _log(self, trainer: Trainer) -> None:
+        self.summary |= {
+            "train_seconds": self._seconds,
+            "train_tokens": self._tokens,
+            "tokens_per_second": self._tokens / max(self._seconds, 1e-9),
+            "peak_memory_bytes": _peak_memory_bytes(),
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {f"resources/{k}": v for k, v in self.summary.items()}, step=trainer.global_step
+            )
+
+
+def _peak_memory_bytes() -> int:
+    """Peak memory of the accelerator, or of the process where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    # Kilobytes on Linux.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,98 @@
+"""Write every score of a run, with what it depends on, to one file."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from tera_pl.callbacks.resources import ResourceMonitor
+from tera_pl.callbacks.run_folder import run_folder, write_whole
+
+PACKAGES = ("tera-pl", "torch", "lightning", "transformers", "peft", "datasets", "torchmetrics")
+
+
+class ResultsWriter(Callback):
+    """Write `results.json` at the end of fit, validate and test.
+
+    One section per stage with its scores; the settings of adapter, backbone, optimizer and data
+    they were reached with; counts, bytes, seconds, peak memory; seed and versions. A stage that is
+    run again moves its older section to `previous`.
+    """
+
+    def __init__(self) -> None:
+        self._start = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the scores of training and the last validation."""
+        self._write(trainer, pl_module, "fit")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the scores of a validation of its own."""
+        if trainer.state.fn == "validate":
+            self._write(trainer, pl_module, "validate")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the test scores."""
+        self._write(trainer, pl_module, "test")
+
+    @rank_zero_only
+    def _write(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        path = run_folder(trainer) / "results.json"
+        results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if stage in results:
+            results.setdefault("previous", []).append({stage: results[stage]})
+        section = {
+            "scores": {k: float(v) for k, v in sorted(trainer.callback_metrics.items())},
+            "checkpoint": _checkpoint(trainer, stage),
+            "seconds": time.perf_counter() - self._start,
+            "step": trainer.global_step,
+        }
+        for callback in trainer.callbacks:
+            if isinstance(callback, ResourceMonitor) and callback.summary:
+                section["resources"] = callback.summary
+        results[stage] = section
+        results["settings"] = pl_module.spec | {"data": _describe_data(trainer)}
+        results["environment"] = _environment()
+        write_whole(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
+def _checkpoint(trainer: Trainer, stage: str) -> dict[str, Any]:
+    callback = trainer.checkpoint_callback
+    if stage != "fit":
+        return {"path": str(trainer.ckpt_path) if trainer.ckpt_path else None}
+    if callback is None:
+        return {"path": None}
+    score = getattr(callback, "best_model_score", None)
+    return {
+        "path": getattr(callback, "best_model_path", None),
+        "monitor": getattr(callback, "monitor", None),
+        "best_score": None if score is None else float(score),
+    }
+
+
+def _describe_data(trainer: Trainer) -> dict[str, Any]:
+    data = trainer.datamodule
+    described = {"class": f"{type(data).__module__}.{type(data).__qualname__}"}
+    if hasattr(data, "statistics"):
+        described["statistics"] = data.statistics()
+    return described
+
+
+def _environment() -> dict[str, Any]:
+    cuda = torch.cuda.is_available()
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if cuda else f"{os.cpu_count()} CPU cores",
+        "seed_everything": os.environ.get("PL_GLOBAL_SEED"),
+    }

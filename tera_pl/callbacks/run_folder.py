@@ -1,0 +1,44 @@
+"""Where a run writes, and its TensorBoard writers."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.tensorboard import SummaryWriter
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """Give the folder of a run: `runs/<name>/version_k`.
+
+    Args:
+        trainer: The trainer of the run.
+
+    Returns:
+        Its log folder, or the trainer's root folder where nothing is logged.
+    """
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def tensorboard(trainer: Trainer) -> Iterator[SummaryWriter]:
+    """Walk over the TensorBoard writers of a run: none, unless a logger is a TensorBoardLogger."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            yield logger.experiment
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a reader or a kill never meets half of it.
+
+    Args:
+        path: Where to; its folder is made if needed.
+        text: What.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(path.suffix + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

@@ -1,0 +1,146 @@
+"""The command line: LightningCLI with the standard callbacks and one-line errors."""
+
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from peft import PeftConfig
+
+from tera_pl import adapters  # noqa: F401 - registers its methods with PEFT
+from tera_pl.callbacks import (
+    BestAdapter,
+    PrecisionGuard,
+    PredictionWriter,
+    RankLogger,
+    ResourceMonitor,
+    ResultsWriter,
+)
+
+OWN_PACKAGES = ("tera_pl", "datamodules")
+
+# A subclass of a dataclass is accepted for `adapter` only where jsonargparse is told so.
+set_parsing_settings(subclasses_enabled=[PeftConfig])
+
+
+class TeraCLI(LightningCLI):
+    """LightningCLI whose standard callbacks have keys of their own.
+
+    A list in a second YAML replaces the first, so callbacks that every run needs are no list:
+    `checkpoint`, `lr_monitor`, `ranks`, `predictions`, `resources`, `best_adapter`,
+    `precision_guard` and `results` are configured by key, and `trainer.callbacks` is free for more.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the standard callbacks, and links so that a fact is written once."""
+        parser.add_lightning_class_args(PrecisionGuard, "precision_guard")
+        parser.add_lightning_class_args(LearningRateMonitor, "lr_monitor")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        # Its order matters: what follows describes the weights of the best checkpoint.
+        parser.add_lightning_class_args(BestAdapter, "best_adapter")
+        parser.add_lightning_class_args(RankLogger, "ranks")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.add_lightning_class_args(ResourceMonitor, "resources")
+        parser.add_lightning_class_args(ResultsWriter, "results")
+        parser.set_defaults(
+            {
+                "lr_monitor.logging_interval": "step",
+                "checkpoint.filename": "best",
+                "checkpoint.monitor": "val/loss",
+                "checkpoint.mode": "min",
+                "checkpoint.save_last": True,
+                "checkpoint.auto_insert_metric_name": False,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        parser.link_arguments("model.init_args.backbone.path", "data.init_args.tokenizer")
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep what YAML and command line say.
+
+        LightningCLI lets hyper-parameters stored in a checkpoint win silently; here a checkpoint
+        that was made with other settings is an error, raised where it is loaded.
+        """
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path and not Path(path).is_file():
+            raise ValueError(f"ckpt_path: no file {path}: expected a .ckpt file of a run")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer; what evaluates a checkpoint of a run writes into that run's folder."""
+        if self.subcommand != "fit":
+            self.save_config_kwargs = {
+                "config_filename": f"config_{self.subcommand}.yaml",
+                "overwrite": True,
+            }
+            checkpoint = self._get(self.config, "ckpt_path")
+            if checkpoint and Path(checkpoint).parent.name == "checkpoints":
+                run = Path(checkpoint).resolve().parent.parent
+                kwargs["logger"] = TensorBoardLogger(
+                    run.parent.parent, name=run.parent.name, version=run.name
+                )
+        trainer = super().instantiate_trainer(**kwargs)
+        self._check_monitors(trainer)
+        return trainer
+
+    def _check_monitors(self, trainer: Trainer) -> None:
+        """Refuse a monitored name that the task never logs, before hours of training."""
+        if not hasattr(self.model, "logged_names"):
+            return
+        logged = self.model.logged_names()
+        for callback in trainer.callbacks:
+            monitor = getattr(callback, "monitor", None)
+            if monitor is not None and monitor not in logged:
+                raise ValueError(
+                    f"{type(callback).__name__} monitors {monitor!r}, which is never logged: "
+                    f"expected one of {', '.join(sorted(logged))}"
+                )
+
+
+def main(args: ArgsType = None) -> int:
+    """Run a command.
+
+    Args:
+        args: Command line arguments; those of the process if none are given.
+
+    Returns:
+        0, or 2 after a mistake in arguments, configuration or data, told in one line on stderr.
+        Set `TERA_PL_DEBUG=1` to see the traceback of such a mistake.
+    """
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    try:
+        TeraCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            args=args,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        if os.environ.get("TERA_PL_DEBUG") or not _is_mistake(error):
+            raise
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+    return 0
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Whether an error is a user's mistake: raised on purpose by this project or by Lightning.
+
+    A ValueError from anywhere else is a defect, and keeps its traceback.
+    """
+    if isinstance(error, MisconfigurationException):
+        return True
+    frame = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        pass
+    return frame is not None and frame.f_globals["__name__"].startswith(OWN_PACKAGES)

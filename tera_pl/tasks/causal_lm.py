@@ -1,0 +1,253 @@
+"""Fine-tune a causal language model with an adapter, and score what it generates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from peft import PeftConfig
+from torch import Tensor
+from torchmetrics import Metric
+from transformers import get_scheduler
+
+from tera_pl.backbone import (
+    Backbone,
+    add_adapter,
+    fingerprint_frozen,
+    load_config,
+    load_meta_model,
+    load_model,
+    load_tokenizer,
+)
+from tera_pl.tasks.checkpoint import check_checkpoint, describe_adapter, describe_optimizer
+
+Batch = Mapping[str, Any]
+Prediction = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate over the optimizer steps of a run.
+
+    Args:
+        name: Name of a schedule of `transformers.get_scheduler` that needs no further argument.
+        warmup_steps: Optimizer steps over which the rate rises linearly from zero (paper: 100).
+    """
+
+    name: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    warmup_steps: int = 100
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How answers are generated. Always deterministic: no sampling.
+
+    Args:
+        max_new_tokens: Longest answer, in tokens.
+        num_beams: Width of the beam search; 1 is greedy.
+        length_penalty: Exponent of the length in a beam's score.
+        no_repeat_ngram_size: Forbid repeating n-grams of this size, the prompt's included; 0 is
+            off.
+    """
+
+    max_new_tokens: int = 32
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+
+
+class CausalLMTask(LightningModule):
+    """Causal language modelling with an adapter on a frozen backbone.
+
+    The loss is in nats per supervised token (label other than -100). Validation and test log the
+    loss and, if a metric is given, the metric on generated answers. Weights are loaded in
+    `configure_model`, after the data and the whole configuration have been checked. Checkpoints
+    hold the trained tensors only.
+
+    Args:
+        backbone: The pretrained model.
+        adapter: Configuration of a PEFT method, or null to train every weight.
+        optimizer: Optimizer of the trained tensors. The default decays nothing: vectors that
+            start at one must not be pulled to zero.
+        schedule: Learning rate schedule.
+        generation: How answers are generated where a metric asks for them.
+        metric: Scores generated answers, for example `tera_pl.metrics.ChoiceAccuracy`; null to
+            validate by the loss alone.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: PeftConfig | None,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(
+            params, lr=1e-3, weight_decay=0.0
+        ),
+        schedule: Schedule = Schedule(),
+        generation: Generation = Generation(),
+        metric: Metric | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.adapter = adapter
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.generation = generation
+        self.metric = metric
+        # The checkpoint holds a part of the state dict; `check_checkpoint` is the strict test.
+        self.strict_loading = False
+
+    def logged_names(self) -> set[str]:
+        """Name every scalar that validation can log, for whoever wants to monitor one."""
+        names = {"val/loss"}
+        if self.metric is not None:
+            names |= {f"val/{name}" for name in self.metric.names()}
+        return names
+
+    def setup(self, stage: str) -> None:
+        """Check configuration and adapter against the architecture, without any weights."""
+        self.tokenizer = load_tokenizer(self.backbone)
+        vocab_size = load_config(self.backbone).get_text_config().vocab_size
+        if len(self.tokenizer) > vocab_size:
+            raise ValueError(
+                f"model.backbone.path: the tokenizer of {self.backbone.path!r} has "
+                f"{len(self.tokenizer)} tokens, the model only {vocab_size}: use its own tokenizer"
+            )
+        if self.adapter is not None:
+            add_adapter(load_meta_model(self.backbone), self.adapter)
+
+    def configure_model(self) -> None:
+        """Load the backbone and inject the adapter, once."""
+        if hasattr(self, "model"):
+            return
+        model = load_model(self.backbone)
+        if self.adapter is not None:
+            model = add_adapter(model, self.adapter)
+        if self.backbone.gradient_checkpointing:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model = model
+        self.spec = {
+            "adapter": describe_adapter(model, self.adapter),
+            "backbone": {
+                "dtype": self.backbone.dtype,
+                "frozen_weights_sha256": fingerprint_frozen(model),
+            },
+            "optimizer": describe_optimizer(self.optimizer),
+            "schedule": asdict(self.schedule),
+        }
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Optimize the trained tensors only."""
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        scheduler = get_scheduler(
+            self.schedule.name,
+            optimizer,
+            num_warmup_steps=self.schedule.warmup_steps,
+            num_training_steps=int(self.trainer.estimated_stepping_batches),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+        }
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Compute the loss of a batch."""
+        loss, num_tokens = self._loss(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=num_tokens)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
+        """Log the loss and judge generated answers."""
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
+        """Log the loss and judge generated answers."""
+        return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
+        """Generate answers."""
+        return self._judge(batch, self.generate(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the epoch."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the epoch."""
+        self._log_scores("test")
+
+    @torch.no_grad()
+    def generate(self, batch: Batch) -> list[str]:
+        """Answer the prompts of a batch.
+
+        Args:
+            batch: Holds `prompt_input_ids` and `prompt_attention_mask`, left-padded, of shape
+                `(batch, length)`.
+
+        Returns:
+            One text per prompt: what follows the prompt, up to the end-of-sequence token.
+        """
+        prompts = batch["prompt_input_ids"]
+        eos = self.tokenizer.eos_token_id
+        outputs = self.model.generate(
+            input_ids=prompts,
+            attention_mask=batch["prompt_attention_mask"],
+            do_sample=False,
+            eos_token_id=eos,
+            # Fills rows that have ended; those tokens are cut off below.
+            pad_token_id=eos,
+            **asdict(self.generation),
+        )
+        answers = outputs[:, prompts.shape[1] :].tolist()
+        cut = [ids[: ids.index(eos)] if eos in ids else ids for ids in answers]
+        return self.tokenizer.batch_decode(cut, skip_special_tokens=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trained tensors only, beside what they depend on."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
+        checkpoint["tera_pl"] = self.spec
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that was not made for this model."""
+        resuming = self.trainer.state.fn == "fit"
+        shapes = {n: tuple(p.shape) for n, p in self.named_parameters() if p.requires_grad}
+        check_checkpoint(checkpoint, self.spec, shapes, resuming=resuming)
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, int]:
+        """Mean cross-entropy in nats over the supervised tokens, and how many there are."""
+        labels = batch["labels"]
+        output = self.model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
+        )
+        # The first label has no position before it that could predict it.
+        return output.loss, int((labels[:, 1:] != -100).sum())
+
+    def _evaluate(self, batch: Batch, stage: str) -> list[Prediction]:
+        loss, num_tokens = self._loss(batch)
+        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=num_tokens, sync_dist=True)
+        if self.metric is None:
+            return []
+        outputs = self.generate(batch)
+        self.metric.update(outputs, batch["records"])
+        return self._judge(batch, outputs)
+
+    def _judge(self, batch: Batch, outputs: Sequence[str]) -> list[Prediction]:
+        predictions = []
+        for record, output in zip(batch["records"], outputs, strict=True):
+            prediction = {key: record[key] for key in ("id", "task", "prompt")}
+            prediction |= {"output": output, "reference": record["reference"]}
+            if self.metric is not None:
+                prediction |= self.metric.judge(output, record)
+            predictions.append(prediction)
+        return predictions
+
+    def _log_scores(self, stage: str) -> None:
+        if self.metric is None:
+            return
+        for name, value in self.metric.compute().items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "accuracy")
+        self.metric.reset()
