@@ -4,7 +4,7 @@ import copy
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -111,7 +111,7 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
         ValueError: If the weights are missing.
     """
     config = load_config(backbone)
-    kwargs = {"dtype": DTYPES[backbone.dtype]}
+    kwargs: dict[str, Any] = {"dtype": DTYPES[backbone.dtype]}
     if backbone.attn_implementation is not None:
         kwargs["attn_implementation"] = backbone.attn_implementation
     if not backbone.pretrained:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from peft import PeftConfig
 
 from tera_pl import adapters  # noqa: F401 - registers its methods with PEFT
@@ -95,7 +95,7 @@ class TeraCLI(LightningCLI):
         if not hasattr(self.model, "logged_names"):
             return
         logged = self.model.logged_names()
-        for callback in trainer.callbacks:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             monitor = getattr(callback, "monitor", None)
             if monitor is not None and monitor not in logged:
                 raise ValueError(
@@ -140,7 +140,5 @@ def _is_mistake(error: Exception) -> bool:
     """
     if isinstance(error, MisconfigurationException):
         return True
-    frame = None
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        pass
-    return frame is not None and frame.f_globals["__name__"].startswith(OWN_PACKAGES)
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"].startswith(OWN_PACKAGES)

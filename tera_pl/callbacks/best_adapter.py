@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -19,11 +19,11 @@ class BestAdapter(Callback):
     the best weights, which stay in the model.
     """
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Load the best weights and save them."""
         checkpoint = trainer.checkpoint_callback
-        path = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
-        if path:
+        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
+            path = checkpoint.best_model_path
             _load_trained(pl_module, torch.load(path, map_location="cpu", weights_only=True))
             rank_zero_info(f"best checkpoint: {path} ({checkpoint.monitor} = {_score(checkpoint)})")
         if trainer.is_global_zero:
@@ -32,7 +32,7 @@ class BestAdapter(Callback):
             pl_module.tokenizer.save_pretrained(folder)
 
 
-def _load_trained(pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+def _load_trained(pl_module: Any, checkpoint: dict[str, Any]) -> None:
     parameters = dict(pl_module.named_parameters())
     with torch.no_grad():
         for name, value in checkpoint["state_dict"].items():

@@ -82,20 +82,18 @@ class PredictionWriter(Callback):
         self._show(trainer, "test/predictions")
         self._sample = []
 
-    def _collect(self, outputs: list[Prediction]) -> None:
+    def _collect(self, outputs: dict[str, list[Prediction]]) -> None:
         missing = self.num_samples - len(self._sample)
-        self._sample.extend((outputs or [])[: max(0, missing)])
+        self._sample.extend(outputs["predictions"][: max(0, missing)])
 
-    def _write(self, trainer: Trainer, outputs: list[Prediction]) -> None:
-        if not outputs:
-            return
+    def _write(self, trainer: Trainer, outputs: dict[str, list[Prediction]]) -> None:
         if self._path is None:
             rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
             self._path = run_folder(trainer) / f"predictions{rank}.jsonl"
             self._path.parent.mkdir(parents=True, exist_ok=True)
             _keep_older(self._path)
         with self._path.open("a", encoding="utf-8") as file:
-            for prediction in outputs:
+            for prediction in outputs["predictions"]:
                 file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
 
     def _show(self, trainer: Trainer, tag: str) -> None:
@@ -116,7 +114,7 @@ def _keep_older(path: Path) -> None:
 
 def _format(prediction: Prediction) -> str:
     """One prediction as Markdown; the indented block keeps line breaks and markup as they are."""
-    mark = {True: "right", False: "wrong"}.get(prediction.get("correct"), "not judged")
+    mark = {True: "right", False: "wrong", None: "not judged"}[prediction.get("correct")]
     prompt = "\n".join(f"    {line}" for line in prediction["prompt"].splitlines())
     return (
         f"**{prediction['task']}** {prediction['id']}: {mark}\n\n{prompt}\n\n"

@@ -4,16 +4,14 @@ import csv
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
 
 from tera_pl.analysis import Spectrum, iter_updates, summarize
 from tera_pl.callbacks.run_folder import run_folder, tensorboard
-
-COLUMNS = ("step", "layer", "module")
 
 
 class RankLogger(Callback):
@@ -33,7 +31,7 @@ class RankLogger(Callback):
         self.every_n_validations = every_n_validations
         self._validations = 0
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Log at the chosen validations."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or not self.every_n_validations:
             return
@@ -41,12 +39,12 @@ class RankLogger(Callback):
         if self._validations % self.every_n_validations == 0:
             self._log(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Log the ranks of the trained adapter."""
         self._log(trainer, pl_module)
 
     @rank_zero_only
-    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _log(self, trainer: Trainer, pl_module: Any) -> None:
         spectra = {name: summarize(delta) for name, delta in iter_updates(pl_module.model)}
         if not spectra:
             return

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 
 def count_numbers(model: nn.Module) -> dict[str, int | float]:
@@ -25,7 +25,7 @@ def count_numbers(model: nn.Module) -> dict[str, int | float]:
     trained = [p for p in model.parameters() if p.requires_grad]
     frozen = {n: t for n, t in model.named_parameters() if not t.requires_grad}
     # Tensors that a tuner adds carry its prefix; named_* list a shared tensor once.
-    added = [t for n, t in frozen.items() if prefix and prefix in n]
+    added: list[Tensor] = [t for n, t in frozen.items() if prefix and prefix in n]
     added += [t for n, t in model.named_buffers() if prefix and prefix in n]
     num_trained = sum(t.numel() for t in trained)
     num_base = sum(t.numel() for n, t in frozen.items() if not (prefix and prefix in n))
@@ -48,9 +48,10 @@ class ResourceMonitor(Callback):
         self._seconds = 0.0
         self._batch_start = 0.0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Count the numbers and start measuring memory."""
         self.summary |= count_numbers(pl_module.model)
+        self._interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
@@ -71,7 +72,7 @@ class ResourceMonitor(Callback):
         """Count the tokens and seconds of a step; validation is not in them."""
         self._tokens += int(batch["attention_mask"].sum())
         self._seconds += time.perf_counter() - self._batch_start
-        if trainer.global_step and trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step and trainer.global_step % self._interval == 0:
             self._log(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

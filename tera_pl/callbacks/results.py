@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from tera_pl.callbacks.resources import ResourceMonitor
@@ -28,25 +28,25 @@ class ResultsWriter(Callback):
     def __init__(self) -> None:
         self._start = 0.0
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Start the clock."""
         self._start = time.perf_counter()
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the scores of training and the last validation."""
         self._write(trainer, pl_module, "fit")
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the scores of a validation of its own."""
         if trainer.state.fn == "validate":
             self._write(trainer, pl_module, "validate")
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the test scores."""
         self._write(trainer, pl_module, "test")
 
     @rank_zero_only
-    def _write(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def _write(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         path = run_folder(trainer) / "results.json"
         results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if stage in results:
@@ -57,7 +57,7 @@ class ResultsWriter(Callback):
             "seconds": time.perf_counter() - self._start,
             "step": trainer.global_step,
         }
-        for callback in trainer.callbacks:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ResourceMonitor) and callback.summary:
                 section["resources"] = callback.summary
         results[stage] = section
@@ -81,7 +81,7 @@ def _checkpoint(trainer: Trainer, stage: str) -> dict[str, Any]:
 
 
 def _describe_data(trainer: Trainer) -> dict[str, Any]:
-    data = trainer.datamodule
+    data = trainer.datamodule  # type: ignore[attr-defined]
     described = {"class": f"{type(data).__module__}.{type(data).__qualname__}"}
     if hasattr(data, "statistics"):
         described["statistics"] = data.statistics()

@@ -24,7 +24,7 @@ from tera_pl.backbone import (
 from tera_pl.tasks.checkpoint import check_checkpoint, describe_adapter, describe_optimizer
 
 Batch = Mapping[str, Any]
-Prediction = dict[str, Any]
+Predictions = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,12 @@ class CausalLMTask(LightningModule):
         metric: Scores generated answers, for example `tera_pl.metrics.ChoiceAccuracy`; null to
             validate by the loss alone.
     """
+
+    # A PeftModel, or a PreTrainedModel without an adapter; made in `configure_model`.
+    model: Any
+    tokenizer: Any
+    metric: Any
+    spec: dict[str, Any]
 
     def __init__(
         self,
@@ -138,7 +144,7 @@ class CausalLMTask(LightningModule):
             "schedule": asdict(self.schedule),
         }
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Optimize the trained tensors only."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         scheduler = get_scheduler(
@@ -152,21 +158,21 @@ class CausalLMTask(LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Compute the loss of a batch."""
         loss, num_tokens = self._loss(batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=num_tokens)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> Predictions:
         """Log the loss and judge generated answers."""
         return self._evaluate(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
+    def test_step(self, batch: Batch, batch_idx: int) -> Predictions:
         """Log the loss and judge generated answers."""
         return self._evaluate(batch, "test")
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[Prediction]:
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
         """Generate answers."""
         return self._judge(batch, self.generate(batch))
 
@@ -226,16 +232,16 @@ class CausalLMTask(LightningModule):
         # The first label has no position before it that could predict it.
         return output.loss, int((labels[:, 1:] != -100).sum())
 
-    def _evaluate(self, batch: Batch, stage: str) -> list[Prediction]:
+    def _evaluate(self, batch: Batch, stage: str) -> Predictions:
         loss, num_tokens = self._loss(batch)
         self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=num_tokens, sync_dist=True)
         if self.metric is None:
-            return []
+            return {"predictions": []}
         outputs = self.generate(batch)
         self.metric.update(outputs, batch["records"])
         return self._judge(batch, outputs)
 
-    def _judge(self, batch: Batch, outputs: Sequence[str]) -> list[Prediction]:
+    def _judge(self, batch: Batch, outputs: Sequence[str]) -> Predictions:
         predictions = []
         for record, output in zip(batch["records"], outputs, strict=True):
             prediction = {key: record[key] for key in ("id", "task", "prompt")}
@@ -243,7 +249,7 @@ class CausalLMTask(LightningModule):
             if self.metric is not None:
                 prediction |= self.metric.judge(output, record)
             predictions.append(prediction)
-        return predictions
+        return {"predictions": predictions}
 
     def _log_scores(self, stage: str) -> None:
         if self.metric is None:

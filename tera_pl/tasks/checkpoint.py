@@ -12,7 +12,7 @@ from torch import nn
 VOLATILE = {"peft_version", "inference_mode", "base_model_name_or_path", "auto_mapping", "revision"}
 
 
-def describe_adapter(model: nn.Module, adapter: PeftConfig | None) -> dict[str, Any] | None:
+def describe_adapter(model: Any, adapter: PeftConfig | None) -> dict[str, Any] | None:
     """Give the settings of an adapter as plain values.
 
     Args:

@@ -1,0 +1,277 @@
+"""A run from the command line: every artefact, every error, on a tiny model and tiny files."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM
+
+from tera_pl.cli import main
+
+
+@pytest.fixture(scope="module")
+def config(tiny_backbone, tiny_commonsense, tmp_path_factory) -> Path:
+    """A complete configuration on a tiny model: eight optimizer steps, two validations."""
+    folder = tmp_path_factory.mktemp("config")
+    content = {
+        "seed_everything": 1,
+        "model": {
+            "class_path": "tera_pl.tasks.CausalLMTask",
+            "init_args": {
+                "backbone": {"path": str(tiny_backbone), "dtype": "float32"},
+                "adapter": {
+                    "class_path": "tera_pl.adapters.TeraConfig",
+                    "init_args": {"target_modules": ["q_proj", "v_proj"]},
+                },
+                "optimizer": {
+                    "class_path": "torch.optim.AdamW",
+                    "init_args": {"lr": 0.1, "weight_decay": 0.0},
+                },
+                "schedule": {"name": "linear", "warmup_steps": 2},
+                "generation": {"max_new_tokens": 3},
+                "metric": {"class_path": "tera_pl.metrics.ChoiceAccuracy"},
+            },
+        },
+        "data": {
+            "class_path": "datamodules.Commonsense170k",
+            "init_args": {
+                "path": str(tiny_commonsense),
+                "tasks": ["ARC-Easy", "openbookqa"],
+                "batch_size": 4,
+            },
+        },
+        "trainer": {
+            "accelerator": "cpu",
+            "max_steps": 8,
+            "val_check_interval": 4,
+            "check_val_every_n_epoch": None,
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "logger": {
+                "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+                "init_args": {"save_dir": "runs", "name": "tiny"},
+            },
+        },
+        "checkpoint": {"monitor": "val/accuracy", "mode": "max"},
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory) -> Path:
+    """Folder of a finished run: fit, then test of its best checkpoint."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("sys.argv", ["tera_pl"])
+        assert main(["fit", "--config", str(config)]) == 0
+        run = folder / "runs" / "tiny" / "version_0"
+        checkpoint = str(run / "checkpoints" / "best.ckpt")
+        # The saved configuration of a fit runs as it is, also under test.
+        saved = str(run / "config.yaml")
+        assert main(["test", "--config", saved, "--ckpt_path", checkpoint]) == 0
+    return run
+
+
+def test_folder_holds_what_the_design_lists(finished):
+    names = {path.relative_to(finished).as_posix() for path in finished.rglob("*")}
+    assert {
+        "config.yaml",
+        "config_test.yaml",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "results.json",
+        "predictions.jsonl",
+        "ranks.csv",
+    } <= names
+    assert not (finished.parent / "version_1").exists()
+
+
+def test_results_hold_scores_settings_and_counts(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert {"test/loss", "test/accuracy", "test/accuracy/ARC-Easy"} <= results["test"][
+        "scores"
+    ].keys()
+    assert {"train/loss", "val/loss", "val/accuracy"} <= results["fit"]["scores"].keys()
+    # q_proj is 24 x 24 and v_proj 12 x 24: (4 + 6 + 24) + (3 + 4 + 24) numbers, two layers.
+    assert results["fit"]["resources"]["trained"] == 2 * (34 + 31)
+    assert results["fit"]["resources"]["stored_bytes"] == 4 * 2 * (34 + 31)
+    assert results["fit"]["resources"]["tokens_per_second"] > 0
+    assert results["settings"]["adapter"]["seed"] == 0
+    assert len(results["settings"]["adapter"]["frozen_sha256"]) == 64
+    assert results["environment"]["seed_everything"] == "1"
+
+
+def test_test_accuracy_equals_the_written_predictions(finished):
+    lines = (finished / "predictions.jsonl").read_text().splitlines()
+    predictions = [json.loads(line) for line in lines]
+    assert len(predictions) == 24
+    assert {"id", "task", "prompt", "output", "extracted", "reference", "correct"} <= predictions[
+        0
+    ].keys()
+    results = json.loads((finished / "results.json").read_text())
+    accuracy = sum(p["correct"] for p in predictions) / len(predictions)
+    assert results["test"]["scores"]["test/accuracy"] == pytest.approx(accuracy)
+
+
+def test_tensorboard_has_scalars_figure_and_text(finished):
+    events = EventAccumulator(str(finished))
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    assert {"train/loss", "val/loss", "val/accuracy", "test/accuracy"} <= scalars
+    assert any(tag.startswith("lr") for tag in scalars)
+    assert {"ranks/q_proj/rank", "ranks/v_proj/stable_rank"} <= scalars
+    assert "ranks/per_layer" in events.Tags()["images"]
+    assert any("val/predictions" in tag for tag in events.Tags()["tensors"])
+
+
+def test_ranks_have_a_row_per_layer(finished):
+    with (finished / "ranks.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["layer"], row["module"]) for row in rows] == [
+        (f"model.layers.{layer}.self_attn", module)
+        for layer in range(2)
+        for module in ("q_proj", "v_proj")
+    ]
+    assert {"rank", "tolerance", "stable_rank", "entropy_rank"} <= rows[0].keys()
+    assert 0 < int(rows[0]["rank"]) <= 24
+
+
+def test_checkpoint_holds_trained_tensors_only(finished):
+    checkpoint = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
+    assert sum(t.numel() for t in checkpoint["state_dict"].values()) == 2 * (34 + 31)
+    assert all("tera_" in name for name in checkpoint["state_dict"])
+
+
+def test_adapter_folder_loads_with_plain_peft(finished, tiny_backbone):
+    base = AutoModelForCausalLM.from_pretrained(tiny_backbone)
+    model = peft.PeftModel.from_pretrained(base, finished / "adapter")
+    checkpoint = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
+    state = dict(model.named_parameters())
+    for name, value in checkpoint["state_dict"].items():
+        assert torch.equal(state[name.removeprefix("model.")], value)
+
+
+def test_second_fit_makes_a_new_version(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick = ["--trainer.max_steps", "1", "--trainer.val_check_interval", "1"]
+    quick += ["--trainer.limit_val_batches", "1"]
+    assert main(["fit", "--config", str(config), *quick]) == 0
+    assert main(["fit", "--config", str(config), *quick]) == 0
+    assert (tmp_path / "runs" / "tiny" / "version_1" / "checkpoints" / "best.ckpt").exists()
+
+
+def test_added_callback_does_not_drop_the_standard_ones(config, tmp_path, monkeypatch, capsys):
+    extra = tmp_path / "extra.yaml"
+    extra.write_text(
+        "trainer:\n  callbacks:\n    - class_path: lightning.pytorch.callbacks.Timer\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    quick = ["--trainer.max_steps", "1", "--trainer.val_check_interval", "1"]
+    quick += ["--trainer.limit_val_batches", "1"]
+    assert main(["fit", "--config", str(config), "--config", str(extra), *quick]) == 0
+    run = tmp_path / "runs" / "tiny" / "version_0"
+    assert (run / "ranks.csv").exists()
+    assert (run / "checkpoints" / "best.ckpt").exists()
+    assert "Timer" in (run / "config.yaml").read_text()
+
+
+def test_interrupted_run_resumes_to_the_same_bits(config, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # Every checkpoint of an uninterrupted run; then go on from the one at step 4.
+    every = ["--checkpoint.save_top_k", "-1", "--checkpoint.filename", "step{step}"]
+    assert main(["fit", "--config", str(config), *every]) == 0
+    runs = tmp_path / "runs" / "tiny"
+    checkpoint = str(runs / "version_0" / "checkpoints" / "step4.ckpt")
+    assert main(["fit", "--config", str(config), "--ckpt_path", checkpoint]) == 0
+    whole = torch.load(runs / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    resumed = torch.load(runs / "version_1" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert whole["global_step"] == resumed["global_step"] == 8
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], value)
+
+
+def test_print_config_never_touches_weights(config, tmp_path, capsys):
+    text = yaml.safe_load(config.read_text())
+    text["model"]["init_args"]["backbone"]["path"] = str(tmp_path / "nowhere")
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(text))
+    with pytest.raises(SystemExit) as error:
+        main(["fit", "--config", str(other), "--print_config"])
+    assert error.value.code == 0
+    assert "nowhere" in capsys.readouterr().out
+
+
+ADAPTER = "model.init_args.adapter.init_args"
+MISTAKES = {
+    "unknown key": (["--model.init_args.learning_rate", "1"], "learning_rate"),
+    "wrong type": (["--trainer.max_steps", "many"], "max_steps"),
+    "unknown module": ([f"--{ADAPTER}.target_modules", "[q_prj]"], "q_proj"),
+    "size that cannot be split": ([f"--{ADAPTER}.out_modes", "9"], "24"),
+    "product that does not match": ([f"--{ADAPTER}.out_modes", "[5, 5]"], "24"),
+    "rank above its size": ([f"--{ADAPTER}.ranks", "[99, 6, 24]"], "99"),
+    "missing data": (["--data.init_args.path", "/nowhere"], "/nowhere"),
+    "missing backbone": (["--model.init_args.backbone.path", "/nowhere"], "/nowhere"),
+    "too few for validation": (["--data.init_args.val_size", "4000"], "4000"),
+    "metric never logged": (["--checkpoint.monitor", "val/acuracy"], "val/accuracy"),
+    "precision": (["--trainer.precision", "bf16-true"], "bf16-true"),
+    "missing checkpoint": (["--ckpt_path", "/nowhere.ckpt"], "/nowhere.ckpt"),
+    "negative interval": (["--ranks.every_n_validations", "-1"], "every_n_validations"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_is_one_line_and_exit_2(name, config, tmp_path, monkeypatch, capfd):
+    arguments, expected = MISTAKES[name]
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(["fit", "--config", str(config), *arguments])
+    except SystemExit as error:
+        code = error.code
+    text = capfd.readouterr().err
+    assert code == 2
+    assert "Traceback" not in text
+    line = [line for line in text.splitlines() if "error" in line.lower()][-1]
+    assert expected in line
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ([f"--{ADAPTER}.seed", "5"], "adapter.seed"),
+        ([f"--{ADAPTER}.in_modes", "2"], "adapter.in_modes"),
+        (["--model.init_args.optimizer.init_args.lr", "0.3"], "optimizer.lr"),
+    ],
+)
+def test_checkpoint_of_other_settings_is_refused(change, key, config, finished, capfd):
+    checkpoint = str(finished / "checkpoints" / "last.ckpt")
+    assert main(["fit", "--config", str(config), "--ckpt_path", checkpoint, *change]) == 2
+    assert f"{key} is" in capfd.readouterr().err
+
+
+def test_checkpoint_of_another_base_is_refused(
+    config, finished, tiny_backbone, tmp_path, monkeypatch, capfd
+):
+    other = tmp_path / "other_base"
+    shutil.copytree(tiny_backbone, other)
+    model = AutoModelForCausalLM.from_pretrained(other)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.add_(0.01)
+    model.save_pretrained(other)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--config", str(config), "--model.init_args.backbone.path", str(other)]
+    checkpoint = str(finished / "checkpoints" / "best.ckpt")
+    assert main(["test", *arguments, "--ckpt_path", checkpoint]) == 2
+    assert "frozen_weights_sha256" in capfd.readouterr().err
