@@ -1,0 +1,32 @@
+"""The mathematics of TeRA as functions of tensors."""
+
+from tera_pl.tensor.application import apply, apply_linear
+from tera_pl.tensor.compute import Compute, choose_compute
+from tera_pl.tensor.frozen import (
+    CoreInit,
+    FactorInit,
+    FrozenKey,
+    FrozenTensor,
+    draw,
+    fingerprint,
+    network_keys,
+)
+from tera_pl.tensor.modes import plan_modes
+from tera_pl.tensor.network import TensorNetwork, contract
+
+__all__ = [
+    "Compute",
+    "CoreInit",
+    "FactorInit",
+    "FrozenKey",
+    "FrozenTensor",
+    "TensorNetwork",
+    "apply",
+    "apply_linear",
+    "choose_compute",
+    "contract",
+    "draw",
+    "fingerprint",
+    "network_keys",
+    "plan_modes",
+]

@@ -1,0 +1,117 @@
+"""Which of the two ways to use a tensor network is cheaper."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+Compute = Literal["auto", "factored", "materialised"]
+
+
+def kron_cost(sizes: Sequence[int], ranks: Sequence[int]) -> int:
+    """Count multiply-adds of one row times a Kronecker product, applied mode by mode.
+
+    Args:
+        sizes: Sizes `a_i` of the row's modes.
+        ranks: Sizes `b_i` they become, in the same order.
+
+    Returns:
+        The number of multiply-adds per row.
+
+    Example:
+        A whole dimension is one dense product; a split one costs next to nothing.
+
+        >>> kron_cost([4096], [4096]), kron_cost([64, 64], [64, 64])
+        (16777216, 524288)
+    """
+    cost = 0
+    for mode in range(len(sizes)):
+        cost += math.prod(ranks[: mode + 1]) * math.prod(sizes[mode:])
+    return cost
+
+
+def factored_cost(modes: Sequence[int], ranks: Sequence[int], out_order: int, tokens: int) -> int:
+    """Count multiply-adds of a forward and backward by way of the activations.
+
+    Forward applies M, the core and L; backward goes back through all three, and forward again up
+    to the core, since nothing but the input is kept.
+
+    Args:
+        modes: Sizes of all modes.
+        ranks: Ranks of all modes.
+        out_order: Number of out modes.
+        tokens: Number of rows of the input.
+
+    Returns:
+        The number of multiply-adds on top of the frozen layer.
+    """
+    cost_in, cost_core, cost_out = _costs(modes, ranks, out_order)
+    return tokens * (3 * cost_in + 3 * cost_core + 2 * cost_out)
+
+
+def materialised_cost(
+    modes: Sequence[int], ranks: Sequence[int], out_order: int, tokens: int, *, fused: bool
+) -> int:
+    """Count multiply-adds of a forward and backward by way of the update itself.
+
+    Forward builds the update; backward builds it again and forms the gradient of the core. Where
+    the update cannot be added to the frozen weight (`fused` is false) it is also multiplied with
+    the input and with the gradient.
+
+    Args:
+        modes: Sizes of all modes.
+        ranks: Ranks of all modes.
+        out_order: Number of out modes.
+        tokens: Number of rows of the input.
+        fused: Whether one product with the sum of weight and update replaces the layer's own.
+
+    Returns:
+        The number of multiply-adds on top of the frozen layer.
+    """
+    out_features, in_features = math.prod(modes[:out_order]), math.prod(modes[out_order:])
+    cost_in, _, cost_out = _costs(modes, ranks, out_order)
+    build = math.prod(ranks[:out_order]) * cost_in + in_features * cost_out
+    dense = tokens * out_features * in_features
+    through_weight = dense + out_features * cost_in + math.prod(ranks[out_order:]) * cost_out
+    through_rows = tokens * (cost_in + cost_out + math.prod(ranks))
+    return 2 * build + min(through_weight, through_rows) + (0 if fused else 2 * dense)
+
+
+def choose_compute(
+    modes: Sequence[int],
+    ranks: Sequence[int],
+    out_order: int,
+    tokens: int,
+    *,
+    fused: bool,
+) -> Literal["factored", "materialised"]:
+    """Pick the way with fewer multiply-adds for forward and backward together.
+
+    Args:
+        modes: Sizes of all modes.
+        ranks: Ranks of all modes.
+        out_order: Number of out modes.
+        tokens: Number of rows of the input.
+        fused: As in `materialised_cost`.
+
+    Returns:
+        The cheaper way; `factored`, which needs less memory, if they cost the same.
+
+    Example:
+        A 4096 x 4096 layer with one side split in 64 x 64: few tokens go through the factors.
+
+        >>> shape = dict(modes=[64, 64, 4096], ranks=[64, 64, 4096], out_order=2, fused=True)
+        >>> choose_compute(tokens=1024, **shape), choose_compute(tokens=8192, **shape)
+        ('factored', 'materialised')
+    """
+    factored = factored_cost(modes, ranks, out_order, tokens)
+    materialised = materialised_cost(modes, ranks, out_order, tokens, fused=fused)
+    return "factored" if factored <= materialised else "materialised"
+
+
+def _costs(
+    modes: Sequence[int], ranks: Sequence[int], out_order: int
+) -> tuple[int, int, int]:
+    """Multiply-adds per token of M, of the core and of L."""
+    cost_in = kron_cost(modes[out_order:], ranks[out_order:])
+    cost_out = kron_cost(ranks[:out_order], modes[:out_order])
+    return cost_in, math.prod(ranks), cost_out

@@ -1,0 +1,175 @@
+"""Frozen random tensors that are a function of their key, and of nothing else.
+
+A tensor is drawn on the CPU from a stream of bits of its own: SHAKE-256 over the text of its key.
+Each step from bits to float32 is exact or correctly rounded (integer arithmetic; single +, -, *, /
+and square roots in float64), so the result does not depend on device, threads, vector unit or the
+version of torch. Seeded generators of torch do not promise that: `torch.randn` gives other bits
+with AVX2 than without.
+
+With `I_i` and `R_i` as in `tera_pl.tensor.network`, variances make the update unit-gain: with all
+vectors one, `E ||DeltaW x||^2 = ||x||^2`. That holds for variances `1 / R_i` of in factors,
+`1 / I_i` of out factors and `1 / prod(R_out)` of the core; identity factors stay exactly that.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tera_pl.tensor.streams import kac_rotation, normal, rademacher, uniform
+
+SCHEME = 1
+
+CoreInit = Literal["normal", "uniform", "rademacher", "orthogonal"]
+FactorInit = Literal["normal", "uniform", "rademacher", "orthogonal", "identity"]
+
+
+@dataclass(frozen=True)
+class FrozenKey:
+    """Everything a frozen tensor depends on.
+
+    Args:
+        seed: Seed of the adapter.
+        role: `core`, or `out` or `in` for a factor of that side.
+        position: Of the factor's mode within its side; 0 for a core.
+        shape: Shape of the tensor: the ranks, or `(R_i, I_i)`.
+        split: Number of out modes of a core; 0 for a factor.
+        distribution: How entries are drawn.
+    """
+
+    seed: int
+    role: Literal["core", "out", "in"]
+    position: int
+    shape: tuple[int, ...]
+    split: int
+    distribution: FactorInit
+
+    @property
+    def text(self) -> str:
+        """The key as the text that seeds the stream."""
+        shape = "x".join(map(str, self.shape))
+        return (
+            f"tera/{SCHEME}/{self.seed}/{self.role}/{self.position}/{shape}/{self.split}/"
+            f"{self.distribution}"
+        )
+
+    @property
+    def variance(self) -> float:
+        """Variance of an entry that makes the update unit-gain."""
+        if self.role == "core":
+            return 1 / math.prod(self.shape[: self.split])
+        return 1 / (self.shape[0] if self.role == "in" else self.shape[1])
+
+
+def network_keys(
+    out_modes: Sequence[int],
+    in_modes: Sequence[int],
+    ranks: Sequence[int],
+    seed: int,
+    core_init: CoreInit,
+    factor_init: FactorInit,
+) -> tuple[FrozenKey, list[FrozenKey]]:
+    """Name the frozen tensors of a network.
+
+    Args:
+        out_modes: Sizes of the out modes.
+        in_modes: Sizes of the in modes.
+        ranks: One rank per mode.
+        seed: Seed of the adapter.
+        core_init: Distribution of the core.
+        factor_init: Distribution of every factor.
+
+    Returns:
+        The key of the core and the keys of the factors, in the order of the modes.
+    """
+    split = len(out_modes)
+    core = FrozenKey(seed, "core", 0, tuple(ranks), split, core_init)
+    factors = [
+        FrozenKey(
+            seed,
+            "out" if mode < split else "in",
+            mode if mode < split else mode - split,
+            (ranks[mode], size),
+            0,
+            factor_init,
+        )
+        for mode, size in enumerate([*out_modes, *in_modes])
+    ]
+    return core, factors
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def draw(key: FrozenKey) -> Tensor:
+    """Draw a frozen tensor.
+
+    Args:
+        key: What it depends on.
+
+    Returns:
+        A float32 tensor of shape `key.shape` on the CPU. Never an inference tensor, which could
+        not take part in training later.
+
+    Raises:
+        ValueError: If the distribution is not one for this role.
+    """
+    scale = math.sqrt(key.variance)
+    if key.distribution == "identity" and key.role != "core":
+        return torch.eye(*key.shape, device="cpu", dtype=torch.float32)
+    if key.distribution == "orthogonal":
+        return (_orthogonal(key) * scale).float()
+    samplers = {"normal": normal, "uniform": uniform, "rademacher": rademacher}
+    if key.distribution not in samplers:
+        raise ValueError(
+            f"{key.role} cannot be {key.distribution!r}: expected {', '.join(samplers)} or "
+            f"orthogonal{'' if key.role == 'core' else ' or identity'}"
+        )
+    pieces = samplers[key.distribution](key.text, math.prod(key.shape))
+    return torch.cat([(piece * scale).float() for piece in pieces]).reshape(key.shape)
+
+
+def _orthogonal(key: FrozenKey) -> Tensor:
+    """Rows or columns orthogonal, entries of unit variance, in float64."""
+    split = key.split or 1
+    rows, columns = math.prod(key.shape[:split]), math.prod(key.shape[split:])
+    size = max(rows, columns)
+    rotation = kac_rotation(key.text, size)[:rows, :columns]
+    return (rotation * math.sqrt(size)).reshape(key.shape)
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Identify frozen tensors.
+
+    Args:
+        tensors: The float32 tensors as drawn, by the text of their key.
+
+    Returns:
+        SHA-256, in hexadecimal, over the sorted keys and the little-endian float32 bytes.
+    """
+    digest = hashlib.sha256()
+    for text in sorted(tensors):
+        digest.update(text.encode())
+        digest.update(tensors[text].detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class FrozenTensor(nn.Module):
+    """One frozen tensor, to be shared as a module.
+
+    A tensor that is registered in two layers becomes two after `.to()`; a module that is
+    registered in two layers stays one.
+
+    Args:
+        value: The tensor.
+        persistent: Whether it belongs to the state dict.
+    """
+
+    value: Tensor
+
+    def __init__(self, value: Tensor, persistent: bool = False) -> None:
+        super().__init__()
+        self.register_buffer("value", value, persistent=persistent)

@@ -1,0 +1,171 @@
+"""The tensor network of TeRA and the weight update it stands for.
+
+Notation, as in the paper (Gu et al., arXiv 2509.03234, Eq. 5 and 6), modes counted from 0:
+
+    N        number of modes, ordered (*out_modes, *in_modes), row-major
+    k        number of out modes, `out_order`
+    I_i R_i  size and rank of mode i
+    G        core, (R_0, ..., R_{N-1}); G_k its unfolding, (prod R_out, prod R_in)
+    A_i      factor, (R_i, I_i)
+    d_i      vector, (R_i,), the trained diagonal
+    L, M     kron of the out factors transposed, kron of the in factors; never formed
+    D_L D_R  diagonals: kron of the out vectors times `scaling`, kron of the in vectors
+
+    DeltaW = L D_L G_k D_R M,   of shape (out_features, in_features)
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorNetwork:
+    """Core, factors and vectors of one weight update.
+
+    Args:
+        core: Tensor of shape `(R_0, ..., R_{N-1})`.
+        factors: One matrix of shape `(R_i, I_i)` per mode.
+        vectors: One vector of shape `(R_i,)` per mode.
+        out_order: Number of leading modes that make the output dimension, in `[1, N)`.
+        scaling: Multiplies the update.
+
+    Raises:
+        ValueError: If numbers or shapes disagree, naming the mode.
+    """
+
+    core: Tensor
+    factors: Sequence[Tensor]
+    vectors: Sequence[Tensor]
+    out_order: int
+    scaling: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not len(self.factors) == len(self.vectors) == self.core.ndim:
+            raise ValueError(
+                f"core has {self.core.ndim} modes, but there are {len(self.factors)} factors and "
+                f"{len(self.vectors)} vectors: expected one of each per mode"
+            )
+        if not 1 <= self.out_order < self.core.ndim:
+            raise ValueError(
+                f"out_order is {self.out_order}: expected 1 to {self.core.ndim - 1}, for a core "
+                f"of {self.core.ndim} modes"
+            )
+        for mode, (factor, vector) in enumerate(zip(self.factors, self.vectors, strict=True)):
+            rank = self.core.shape[mode]
+            if factor.ndim != 2 or factor.shape[0] != rank or vector.shape != (rank,):
+                raise ValueError(
+                    f"mode {mode} has rank {rank}: expected a factor of shape ({rank}, size) and "
+                    f"a vector of shape ({rank},), got {tuple(factor.shape)} and "
+                    f"{tuple(vector.shape)}"
+                )
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Ranks `(R_0, ..., R_{N-1})`."""
+        return tuple(self.core.shape)
+
+    @property
+    def modes(self) -> tuple[int, ...]:
+        """Sizes `(I_0, ..., I_{N-1})`."""
+        return tuple(factor.shape[1] for factor in self.factors)
+
+    @property
+    def out_factors(self) -> Sequence[Tensor]:
+        """Factors of the output dimension."""
+        return self.factors[: self.out_order]
+
+    @property
+    def in_factors(self) -> Sequence[Tensor]:
+        """Factors of the input dimension."""
+        return self.factors[self.out_order :]
+
+    @property
+    def out_features(self) -> int:
+        """Product of the out modes."""
+        return math.prod(self.modes[: self.out_order])
+
+    @property
+    def in_features(self) -> int:
+        """Product of the in modes."""
+        return math.prod(self.modes[self.out_order :])
+
+    def unfolded_core(self) -> Tensor:
+        """Give `G_k` of shape `(prod R_out, prod R_in)`, a view of the core."""
+        return self.core.reshape(math.prod(self.ranks[: self.out_order]), -1)
+
+    def diagonals(self) -> tuple[Tensor, Tensor]:
+        """Give the diagonals of `D_L`, scaling included, and `D_R`; differentiable."""
+        left = kron_vectors(self.vectors[: self.out_order]) * self.scaling
+        return left, kron_vectors(self.vectors[self.out_order :])
+
+
+def kron_vectors(vectors: Sequence[Tensor]) -> Tensor:
+    """Multiply vectors out to their Kronecker product, of shape `(prod sizes,)`."""
+    product = vectors[0]
+    for vector in vectors[1:]:
+        product = (product.unsqueeze(-1) * vector).reshape(-1)
+    return product
+
+
+def kron_matmul(rows: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """Multiply rows by a Kronecker product of matrices, mode by mode: `rows @ kron(matrices)`.
+
+    Args:
+        rows: Of shape `(T, prod a_i)`.
+        matrices: Of shapes `(a_i, b_i)`.
+
+    Returns:
+        Tensor of shape `(T, prod b_i)`. The Kronecker product is never formed.
+    """
+    num_rows = rows.shape[0]
+    for matrix in matrices:
+        # The leading mode is multiplied and becomes the last; after all of them the order is back.
+        folded = rows.reshape(num_rows, matrix.shape[0], -1).transpose(1, 2)
+        rows = (folded @ matrix).reshape(num_rows, -1)
+    return rows
+
+
+def transposed(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Transpose every matrix, as views."""
+    return [matrix.T for matrix in matrices]
+
+
+def build_update(network: TensorNetwork, left: Tensor, right: Tensor) -> Tensor:
+    """Multiply out `L D_L G_k D_R M` for given diagonals.
+
+    Args:
+        network: Supplies core and factors.
+        left: Diagonal of `D_L`, of shape `(prod R_out,)`.
+        right: Diagonal of `D_R`, of shape `(prod R_in,)`.
+
+    Returns:
+        Matrix of shape `(out_features, in_features)`, in the type of the core.
+    """
+    core = network.unfolded_core()
+    scaled = (core * left.unsqueeze(1) * right).to(core.dtype)
+    rows = kron_matmul(scaled, network.in_factors)
+    return kron_matmul(rows.T, network.out_factors).T
+
+
+def contract(network: TensorNetwork) -> Tensor:
+    """Contract the network to its weight update (Eq. 5 and 6).
+
+    Args:
+        network: The network; gradients flow to its vectors.
+
+    Returns:
+        `DeltaW` of shape `(out_features, in_features)`, in the widest type of core and vectors.
+    """
+    dtype = torch.promote_types(network.core.dtype, network.vectors[0].dtype)
+    wide = TensorNetwork(
+        network.core.to(dtype),
+        [factor.to(dtype) for factor in network.factors],
+        network.vectors,
+        network.out_order,
+        network.scaling,
+    )
+    return build_update(wide, *wide.diagonals())
