@@ -248,9 +248,10 @@ def _num_tokens(text: str) -> int:
     return len(re.findall(r"[a-z0-9]+|[^a-z0-9\s]", text))
 
 
-def documents(num_documents: int, seed: int) -> list[str]:
+def documents(num_documents: int, seed: int, _WEIGHTS=_WEIGHTS, num_entities=None) -> list[str]:
     rng = random.Random(f"documents-{seed}")
     writer = _Writer(build_world(), rng)
+    es=list(writer.entities); random.Random(5).shuffle(es); writer.entities=es[:num_entities]
     kinds, weights = list(_WEIGHTS), list(_WEIGHTS.values())
     written: list[str] = []
     passages: list[str] = []

@@ -108,9 +108,7 @@ def choose_compute(
     return "factored" if factored <= materialised else "materialised"
 
 
-def _costs(
-    modes: Sequence[int], ranks: Sequence[int], out_order: int
-) -> tuple[int, int, int]:
+def _costs(modes: Sequence[int], ranks: Sequence[int], out_order: int) -> tuple[int, int, int]:
     """Multiply-adds per token of M, of the core and of L."""
     cost_in = kron_cost(modes[out_order:], ranks[out_order:])
     cost_out = kron_cost(ranks[:out_order], modes[:out_order])

@@ -141,35 +141,47 @@ def _orthogonal(key: FrozenKey) -> Tensor:
     return (rotation * math.sqrt(size)).reshape(key.shape)
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Identify frozen tensors.
+def digest(tensor: Tensor) -> str:
+    """Give the SHA-256, in hexadecimal, over a tensor's float32 bytes (little-endian)."""
+    values = tensor.detach().float().cpu().contiguous()
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()
+
+
+def fingerprint(digests: Mapping[str, str]) -> str:
+    """Identify a set of frozen tensors.
 
     Args:
-        tensors: The float32 tensors as drawn, by the text of their key.
+        digests: Digest of each tensor as drawn, by the text of its key.
 
     Returns:
-        SHA-256, in hexadecimal, over the sorted keys and the little-endian float32 bytes.
+        SHA-256, in hexadecimal, over the sorted keys with their digests.
     """
-    digest = hashlib.sha256()
-    for text in sorted(tensors):
-        digest.update(text.encode())
-        digest.update(tensors[text].detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    lines = "".join(f"{text} {digests[text]}\n" for text in sorted(digests))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 class FrozenTensor(nn.Module):
-    """One frozen tensor, to be shared as a module.
+    """One frozen tensor, to be shared as a module and never in a state dict.
 
     A tensor that is registered in two layers becomes two after `.to()`; a module that is
     registered in two layers stays one.
 
     Args:
-        value: The tensor.
-        persistent: Whether it belongs to the state dict.
+        key: What the tensor depends on.
+        device: Where it lives; nothing is drawn on the meta device.
+        dtype: Type it is cast to after it was drawn in float32.
     """
 
     value: Tensor
 
-    def __init__(self, value: Tensor, persistent: bool = False) -> None:
+    def __init__(self, key: FrozenKey, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
-        self.register_buffer("value", value, persistent=persistent)
+        self.key = key
+        self.digest: str | None = None
+        if device.type == "meta":
+            value = torch.empty(key.shape, device=device, dtype=dtype)
+        else:
+            drawn = draw(key)
+            self.digest = digest(drawn)
+            value = drawn.to(device=device, dtype=dtype)
+        self.register_buffer("value", value, persistent=False)

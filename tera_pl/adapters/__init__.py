@@ -1,0 +1,13 @@
+"""Parameter-efficient methods that PEFT lacks, as PEFT methods.
+
+Importing this package registers them: plain `peft.get_peft_model` and
+`peft.PeftModel.from_pretrained` then know them.
+"""
+
+from tera_pl.adapters.registration import register
+from tera_pl.adapters.targets import check_targets
+from tera_pl.adapters.tera import TeraConfig, TeraModel
+
+register("tera", TeraConfig, TeraModel)
+
+__all__ = ["TeraConfig", "check_targets"]

@@ -1,0 +1,39 @@
+"""Check that the modules an adapter names exist, before anything is loaded or trained."""
+
+import difflib
+import re
+
+from peft import PeftConfig
+from torch import nn
+
+
+def check_targets(model: nn.Module, config: PeftConfig) -> None:
+    """Refuse target modules that the model does not have.
+
+    PEFT itself complains only if no target at all is found; a misspelt second one is passed over.
+
+    Args:
+        model: The base model; the meta device will do.
+        config: Configuration of any PEFT method.
+
+    Raises:
+        ValueError: If a target matches no module, with the names that come nearest.
+    """
+    targets = getattr(config, "target_modules", None)
+    if not targets or targets == "all-linear":
+        return
+    names = [name for name, _ in model.named_modules() if name]
+    if isinstance(targets, str):
+        if not any(re.fullmatch(targets, name) for name in names):
+            raise ValueError(f"target_modules: the pattern {targets!r} matches no module")
+        return
+    for target in sorted(targets):
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise ValueError(_unknown(target, names))
+
+
+def _unknown(target: str, names: list[str]) -> str:
+    last_parts = sorted({name.rpartition(".")[2] for name in names} - {str(i) for i in range(999)})
+    near = difflib.get_close_matches(target.rpartition(".")[2], last_parts, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(last_parts)}"
+    return f"target_modules: the model has no module named {target!r}: {hint}"

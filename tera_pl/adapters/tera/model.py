@@ -1,0 +1,224 @@
+"""Inject TeRA into a model, with one copy of every frozen tensor."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING
+from peft.utils.other import get_pattern_key
+from peft.utils.quantization_utils import get_quantization_kwargs, resolve_quantization_backend
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from tera_pl.adapters.tera.config import TeraConfig
+from tera_pl.adapters.tera.layer import FrozenNetwork, TeraLayer
+from tera_pl.tensor import (
+    FrozenKey,
+    FrozenTensor,
+    digest,
+    draw,
+    fingerprint,
+    network_keys,
+    plan_modes,
+)
+
+FROZEN_PREFIX = "base_model.tera_frozen."
+
+
+class TeraModel(BaseTuner):
+    """A model with TeRA injected.
+
+    Frozen tensors are shared: layers that need the same tensor, on the same device and in the same
+    type, hold the same module, whichever adapter or target they belong to.
+    """
+
+    prefix: str = "tera_"
+    tuner_layer_cls = TeraLayer
+    target_module_mapping = TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+        """Inject an adapter and identify its frozen tensors.
+
+        Args:
+            model: The model; changed in place.
+            adapter_name: Name of the adapter.
+            *args: As PEFT gives them.
+            **kwargs: As PEFT gives them.
+
+        Returns:
+            What PEFT returns.
+
+        Raises:
+            ValueError: If the configuration carries a hash that the frozen tensors do not have.
+        """
+        result = super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config = self.peft_config[adapter_name]
+        found = _fingerprint(_frozen_tensors(model, adapter_name))
+        # With save_frozen, what was drawn here is about to be replaced by what was saved.
+        if found and config.frozen_sha256 not in {None, found} and not config.save_frozen:
+            raise ValueError(
+                f"frozen_sha256: the adapter was made with frozen tensors {config.frozen_sha256}, "
+                f"but seed {config.seed} and these settings give {found}: seed, modes, ranks, "
+                "distributions or targets were changed, or the file is from another scheme; "
+                "restore the settings, or remove frozen_sha256 to start a new adapter"
+            )
+        config.frozen_sha256 = config.frozen_sha256 or found
+        return result
+
+    def _create_and_replace(
+        self,
+        tera_config: TeraConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **optional_kwargs: Any,
+    ) -> None:
+        is_new = not isinstance(target, TeraLayer)
+        layer = self._wrap(target, current_key) if is_new else target
+        assert isinstance(layer, TeraLayer)
+        try:
+            frozen = self._frozen_network(layer, tera_config, current_key)
+            # An adapter that is added beside an active one is not trained until it is activated.
+            inactive = adapter_name not in self.active_adapters
+            layer.update_layer(
+                adapter_name, frozen, tera_config, tera_config.inference_mode and not inactive
+            )
+        except ValueError as error:
+            raise ValueError(f"module {current_key}: {error}") from None
+        if is_new:
+            if inactive:
+                layer.requires_grad_(False)
+            self._replace_module(parent, target_name, layer, target)
+
+    def _wrap(self, target: nn.Module, current_key: str) -> TeraLayer:
+        base = target.get_base_layer() if hasattr(target, "get_base_layer") else target
+        kwargs = get_quantization_kwargs(self)
+        if (
+            not isinstance(base, nn.Linear | Conv1D)
+            and resolve_quantization_backend(base, **kwargs) is None
+        ):
+            raise ValueError(
+                f"module {current_key} is a {type(base).__name__}: TeRA adapts Linear layers, "
+                "quantised or not, and Conv1D"
+            )
+        layer = TeraLayer(target, **kwargs)
+        layer.set_adapter(self.active_adapters)
+        return layer
+
+    def _frozen_network(self, layer: TeraLayer, config: TeraConfig, key: str) -> FrozenNetwork:
+        pattern = get_pattern_key(config.modes_pattern.keys(), key)
+        modes = config.modes_pattern.get(pattern, {})
+        out_modes = plan_modes(layer.out_features, modes.get("out_modes", config.out_modes))
+        in_modes = plan_modes(layer.in_features, modes.get("in_modes", config.in_modes))
+        ranks = _check_ranks(modes.get("ranks", config.ranks), (*out_modes, *in_modes))
+        core, factors = network_keys(
+            out_modes, in_modes, ranks, config.seed, config.core_init, config.factor_init
+        )
+        device, dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
+        if dtype is None or not dtype.is_floating_point:
+            dtype = torch.float32
+        shared = {(t.key, t.value.device, t.value.dtype): t for t in _frozen_tensors(self.model)}
+
+        def get(key: FrozenKey) -> FrozenTensor:
+            place = (key, device, dtype)
+            if place not in shared:
+                shared[place] = FrozenTensor(key, device, dtype)
+            return shared[place]
+
+        return FrozenNetwork(get(core), [get(factor) for factor in factors], len(out_modes))
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        state = super()._get_adapter_state_dict(
+            model, config, adapter_name, state_dict, unwanted_adapter_names
+        )
+        if config.save_frozen:
+            for tensor in _frozen_tensors(model, adapter_name):
+                # As drawn: the model holds it in the type of the base.
+                state[FROZEN_PREFIX + tensor.key.text] = draw(tensor.key)
+        return state
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        saved = {
+            name.removeprefix(FROZEN_PREFIX): value
+            for name, value in state_dict.items()
+            if name.startswith(FROZEN_PREFIX)
+        }
+        rest = {n: v for n, v in state_dict.items() if not n.startswith(FROZEN_PREFIX)}
+        if config.save_frozen:
+            _restore_frozen(_frozen_tensors(model, adapter_name), saved, config)
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, rest)
+
+
+def _check_ranks(ranks: Sequence[int] | None, modes: Sequence[int]) -> tuple[int, ...]:
+    if ranks is None:
+        return tuple(modes)
+    if len(ranks) != len(modes):
+        raise ValueError(
+            f"ranks {list(ranks)} are {len(ranks)}: expected {len(modes)}, one for each of the "
+            f"modes {list(modes)}"
+        )
+    for rank, mode in zip(ranks, modes, strict=True):
+        if not 1 <= rank <= mode:
+            raise ValueError(
+                f"rank {rank} does not fit a mode of size {mode}: expected 1 to {mode} "
+                f"(ranks {list(ranks)}, modes {list(modes)})"
+            )
+    return tuple(ranks)
+
+
+def _frozen_tensors(model: nn.Module, adapter_name: str | None = None) -> list[FrozenTensor]:
+    """List the distinct frozen tensors of a model, of one adapter or of all."""
+    found: dict[int, FrozenTensor] = {}
+    for module in model.modules():
+        if isinstance(module, TeraLayer):
+            for name, frozen in module.tera_frozen.items():
+                if adapter_name in {None, name}:
+                    found |= {id(t): t for t in frozen.tensors()}  # type: ignore[operator]
+    return list(found.values())
+
+
+def _fingerprint(tensors: Sequence[FrozenTensor]) -> str | None:
+    """Hash of frozen tensors; none for none, or on the meta device, where nothing is drawn."""
+    digests = {tensor.key.text: tensor.digest for tensor in tensors}
+    if not digests or None in digests.values():
+        return None
+    return fingerprint({text: value for text, value in digests.items() if value is not None})
+
+
+def _restore_frozen(
+    tensors: Sequence[FrozenTensor], saved: dict[str, Tensor], config: TeraConfig
+) -> None:
+    missing = sorted({t.key.text for t in tensors} - saved.keys())
+    if missing:
+        raise ValueError(
+            f"save_frozen: the adapter's file lacks {len(missing)} frozen tensors, for example "
+            f"{missing[0]}: load it with save_frozen false to draw them from the seed"
+        )
+    found = fingerprint({text: digest(value) for text, value in saved.items()})
+    if found != config.frozen_sha256:
+        raise ValueError(
+            f"frozen_sha256: the frozen tensors in the adapter's file have hash {found}, its "
+            f"configuration says {config.frozen_sha256}: the file is damaged or not its own"
+        )
+    for tensor in tensors:
+        tensor.value = saved[tensor.key.text].to(tensor.value)
+        tensor.digest = digest(saved[tensor.key.text])
