@@ -52,7 +52,7 @@ def _best_split(size: int, num_modes: int, smallest: int) -> tuple[int, ...] | N
     if num_modes == 1:
         return (size,) if size >= smallest else None
     best = None
-    for first in range(smallest, int(round(size ** (1 / num_modes))) + 2):
+    for first in range(smallest, round(size ** (1 / num_modes)) + 2):
         if size % first:
             continue
         rest = _best_split(size // first, num_modes - 1, first)

@@ -1,0 +1,144 @@
+"""Commonsense170k: eight sub-tasks in the format of LLM-Adapters (Hu et al., 2023)."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from datamodules.base import InstructionDataModule
+from datamodules.encoding import Encoding
+from datamodules.records import Record, find_file, get_text, read_json
+
+Task = Literal[
+    "boolq",
+    "piqa",
+    "social_i_qa",
+    "hellaswag",
+    "winogrande",
+    "ARC-Easy",
+    "ARC-Challenge",
+    "openbookqa",
+]
+TASKS: tuple[Task, ...] = Task.__args__  # type: ignore[attr-defined]
+
+_ANSWERS = [f"answer{i}" for i in range(1, 6)]
+# The labels that the literature's scorer looks for, in its order, and the task of the family in a
+# file that holds all tasks and names none.
+LABELS: dict[str, list[str]] = {
+    "boolq": ["true", "false"],
+    "piqa": ["solution1", "solution2"],
+    "social_i_qa": _ANSWERS,
+    "hellaswag": [f"ending{i}" for i in range(1, 5)],
+    "winogrande": ["option1", "option2"],
+    "ARC-Easy": _ANSWERS,
+    "ARC-Challenge": _ANSWERS,
+    "openbookqa": _ANSWERS,
+}
+_MIXED = "commonsense_170k.json"
+
+
+class Commonsense170k(InstructionDataModule):
+    """Eight multiple-choice sub-tasks, answered in words such as `the correct answer is answer2`.
+
+    Args:
+        tokenizer: Folder or Hub id; the command line takes the backbone's.
+        path: Folder with `<task>/train*.json` and `<task>/test.json`, compressed (`.gz`) or not.
+            If it holds `commonsense_170k.json`, that is the training data. There, tasks that share
+            the labels answer1 to answer5 cannot be told apart and are called `answer`.
+        tasks: Sub-tasks to train and test on; all eight if not given.
+        encoding: How records become tokens.
+        batch_size: Training examples per batch.
+        eval_batch_size: Examples per batch in validation, test and predict.
+        val_size: Number of training examples held out for validation.
+        num_workers: Loader processes.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        path: str,
+        tasks: list[Task] | None = None,
+        encoding: Encoding = Encoding(),
+        batch_size: int = 16,
+        eval_batch_size: int = 32,
+        val_size: int = 120,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            tokenizer,
+            encoding,
+            batch_size,
+            eval_batch_size,
+            val_size,
+            num_workers=num_workers,
+        )
+        self.path = Path(path)
+        self.tasks = list(TASKS if tasks is None else tasks)
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"data.tasks is {self.tasks}: expected sub-tasks, each once")
+
+    def train_records(self) -> list[Record]:
+        """Read the mixed training file, or the training file of every sub-task."""
+        self._check_folder()
+        mixed = self.path / _MIXED
+        if mixed.exists():
+            records = self._read(mixed, None)
+            wanted = {_family(LABELS[task]) for task in self.tasks}
+            return [record for record in records if record["task"] in wanted]
+        return self._read_all(("train*.json", "train*.json.gz"))
+
+    def test_records(self) -> list[Record]:
+        """Read the test file of every sub-task."""
+        self._check_folder()
+        return self._read_all(("test.json", "test.json.gz"))
+
+    def _check_folder(self) -> None:
+        if not self.path.is_dir():
+            raise ValueError(
+                f"data.path: no folder {self.path}: expected one with <task>/test.json"
+            )
+
+    def _read_all(self, names: tuple[str, ...]) -> list[Record]:
+        files = [(task, find_file(self.path / task, names)) for task in self.tasks]
+        return [record for task, file in files for record in self._read(file, task)]
+
+    def _read(self, path: Path, task: str | None) -> list[Record]:
+        return [
+            self._record(item, f"{path}, record {number}", task)
+            for number, item in enumerate(read_json(path))
+        ]
+
+    def _record(self, item: Mapping[str, Any], place: str, task: str | None) -> Record:
+        instruction = get_text(item, "instruction", place)
+        context = get_text(item, "input", place, empty=True)
+        answer = get_text(item, "answer", place)
+        labels = _labels(instruction, place) if task is None else LABELS[task]
+        if answer not in labels:
+            raise ValueError(f"{place}: answer {answer!r} is none of {', '.join(labels)}")
+        return {
+            "prompt": self.encoding.prompt(f"{instruction}\n{context}" if context else instruction),
+            "response": get_text(item, "output", place),
+            "task": task or _family(labels),
+            "reference": answer,
+            "choices": labels,
+            "id": place.replace(f"{self.path}/", "").replace(", record ", ":"),
+        }
+
+
+def _labels(instruction: str, place: str) -> list[str]:
+    """Tell the labels of a record from the line that ends its instruction."""
+    match = re.search(r"Answer format: ([\w/]+)\s*$", instruction)
+    first = match.group(1).split("/")[0] if match else None
+    for labels in LABELS.values():
+        if labels[0] == first:
+            return labels
+    raise ValueError(
+        f"{place}: field 'instruction' does not end in a known 'Answer format: ...': cannot tell "
+        "the sub-task"
+    )
+
+
+def _family(labels: list[str]) -> str:
+    """Name the sub-task that has these labels, or `answer` where several have."""
+    tasks = [task for task, other in LABELS.items() if other == labels]
+    return tasks[0] if len(tasks) == 1 else "answer"

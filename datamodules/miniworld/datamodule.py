@@ -1,0 +1,98 @@
+"""MiniWorld as datamodules: the benchmark, and the documents its base is pretrained on."""
+
+from datamodules.base import InstructionDataModule
+from datamodules.encoding import Encoding
+from datamodules.miniworld.documents import documents
+from datamodules.miniworld.questions import questions
+from datamodules.records import Record
+
+
+class MiniWorld(InstructionDataModule):
+    """Questions about a small invented world, in the forms of the commonsense sub-tasks.
+
+    The base model that comes with it has read about every entity. Fine-tuning asks about some of
+    them, in a format the base has never answered in; the test asks about the others.
+
+    Args:
+        tokenizer: Folder or Hub id; the command line takes the backbone's.
+        num_train: Number of training records, validation included.
+        num_test: Number of test records.
+        seed: Seed of the questions.
+        encoding: How records become tokens.
+        batch_size: Training examples per batch.
+        eval_batch_size: Examples per batch in validation, test and predict.
+        val_size: Number of training examples held out for validation.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        num_train: int = 8000,
+        num_test: int = 500,
+        seed: int = 0,
+        encoding: Encoding = Encoding(),
+        batch_size: int = 32,
+        eval_batch_size: int = 64,
+        val_size: int = 120,
+    ) -> None:
+        super().__init__(tokenizer, encoding, batch_size, eval_batch_size, val_size)
+        self.num_train = num_train
+        self.num_test = num_test
+        self.seed = seed
+
+    def train_records(self) -> list[Record]:
+        """Ask about the training entities."""
+        return self._records_of(questions("train", self.num_train, self.seed))
+
+    def test_records(self) -> list[Record]:
+        """Ask about the test entities."""
+        return self._records_of(questions("test", self.num_test, self.seed))
+
+    def _records_of(self, drawn: list[dict]) -> list[Record]:
+        return [
+            Record(**(item | {"prompt": self.encoding.prompt(item["prompt"])})) for item in drawn
+        ]
+
+
+class MiniWorldPretraining(InstructionDataModule):
+    """Documents about MiniWorld, to pretrain its base: every token is learnt.
+
+    Args:
+        tokenizer: Folder or Hub id; the command line takes the backbone's.
+        num_documents: Number of documents, validation included.
+        seed: Seed of the documents.
+        batch_size: Documents per batch.
+        val_size: Number of documents held out for validation.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        num_documents: int = 20_000,
+        seed: int = 0,
+        batch_size: int = 24,
+        val_size: int = 120,
+    ) -> None:
+        super().__init__(
+            tokenizer,
+            Encoding(template="{instruction}", loss_on="all"),
+            batch_size,
+            batch_size,
+            val_size,
+        )
+        self.num_documents = num_documents
+        self.seed = seed
+
+    def train_records(self) -> list[Record]:
+        """Write the documents."""
+        return [
+            Record(
+                prompt="",
+                response=text,
+                task="document",
+                reference=text,
+                choices=None,
+                id=f"document-{self.seed}-{index}",
+            )
+            for index, text in enumerate(documents(self.num_documents, self.seed))
+        ]
