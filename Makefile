@@ -7,10 +7,12 @@ RUN := runs/quickstart
 
 venv: .venv/.installed
 
-# The lock pins every package; the project itself is installed in place, so edits take effect.
+# docstring_parser_fork goes last: pydoclint needs it over docstring_parser, whose name jsonargparse
+# looks for. The lock pins every package; the project itself is installed in place, so edits take effect.
 .venv/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall docstring_parser_fork==0.0.16
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

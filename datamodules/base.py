@@ -1,7 +1,7 @@
 """The common part of every benchmark: splits, tokenisation, loaders."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datamodules.batching import EvalCollator, TrainCollator
 from datamodules.encoding import Encoding, encode, prepare_tokenizer
+from datamodules.loading import EpochSampler, ResumableLoader
 from datamodules.records import Record
 
 
@@ -100,8 +101,12 @@ class InstructionDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Shuffled training batches."""
         rows = self._encoded["train"].select_columns(["input_ids", "labels"])
-        collator = TrainCollator(self.tokenizer.pad_token_id)
-        return self._loader(rows, collator, self.batch_size, shuffle=True)
+        return ResumableLoader(
+            rows,
+            batch_size=self.batch_size,
+            sampler=EpochSampler(rows, seed=torch.initial_seed()),
+            **self._loader_settings(TrainCollator),
+        )
 
     def val_dataloader(self) -> DataLoader:
         """Validation batches with prompts and records."""
@@ -152,20 +157,16 @@ class InstructionDataModule(LightningDataModule):
 
     def _eval_loader(self, name: str) -> DataLoader:
         rows = _WithRecords(self._encoded[name], self._records[name])
-        return self._loader(rows, EvalCollator(self.tokenizer.pad_token_id), self.eval_batch_size)
+        settings = self._loader_settings(EvalCollator)
+        return DataLoader(rows, batch_size=self.eval_batch_size, **settings)
 
-    def _loader(
-        self, rows: Any, collator: Callable, batch_size: int, *, shuffle: bool = False
-    ) -> DataLoader:
-        return DataLoader(
-            rows,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            collate_fn=collator,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def _loader_settings(self, collator: type[TrainCollator]) -> dict[str, Any]:
+        return {
+            "collate_fn": collator(self.tokenizer.pad_token_id),
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
 
 
 class _WithRecords(torch.utils.data.Dataset):

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ from tera_pl.callbacks import (
     ResourceMonitor,
     ResultsWriter,
 )
+from tera_pl.mistakes import Parser, is_mistake
 
-OWN_PACKAGES = ("tera_pl", "datamodules")
+COMMANDS = ("fit", "validate", "test", "predict")
 
 # A subclass of a dataclass is accepted for `adapter` only where jsonargparse is told so.
 set_parsing_settings(subclasses_enabled=[PeftConfig])
@@ -74,18 +74,17 @@ class TeraCLI(LightningCLI):
             raise ValueError(f"ckpt_path: no file {path}: expected a .ckpt file of a run")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer; what evaluates a checkpoint of a run writes into that run's folder."""
-        if self.subcommand != "fit":
+        """Build the trainer; what starts from a checkpoint goes on in the folder of its run."""
+        checkpoint = self._get(self.config, "ckpt_path")
+        if checkpoint and Path(checkpoint).parent.name == "checkpoints":
+            run = Path(checkpoint).resolve().parent.parent
+            kwargs["logger"] = TensorBoardLogger(
+                run.parent.parent, name=run.parent.name, version=run.name
+            )
             self.save_config_kwargs = {
                 "config_filename": f"config_{self.subcommand}.yaml",
                 "overwrite": True,
             }
-            checkpoint = self._get(self.config, "ckpt_path")
-            if checkpoint and Path(checkpoint).parent.name == "checkpoints":
-                run = Path(checkpoint).resolve().parent.parent
-                kwargs["logger"] = TensorBoardLogger(
-                    run.parent.parent, name=run.parent.name, version=run.name
-                )
         trainer = super().instantiate_trainer(**kwargs)
         self._check_monitors(trainer)
         return trainer
@@ -123,22 +122,14 @@ def main(args: ArgsType = None) -> int:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
+            parser_class=Parser,
+            # An abbreviated option is a typing mistake, not a wish.
+            parser_kwargs={"allow_abbrev": False} | {c: {"allow_abbrev": False} for c in COMMANDS},
             args=args,
         )
     except (ValueError, MisconfigurationException) as error:
-        if os.environ.get("TERA_PL_DEBUG") or not _is_mistake(error):
+        if os.environ.get("TERA_PL_DEBUG") or not is_mistake(error):
             raise
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
     return 0
-
-
-def _is_mistake(error: Exception) -> bool:
-    """Whether an error is a user's mistake: raised on purpose by this project or by Lightning.
-
-    A ValueError from anywhere else is a defect, and keeps its traceback.
-    """
-    if isinstance(error, MisconfigurationException):
-        return True
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals["__name__"].startswith(OWN_PACKAGES)

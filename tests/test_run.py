@@ -175,7 +175,7 @@ def test_second_fit_makes_a_new_version(config, tmp_path, monkeypatch):
 def test_added_callback_does_not_drop_the_standard_ones(config, tmp_path, monkeypatch, capsys):
     extra = tmp_path / "extra.yaml"
     extra.write_text(
-        "trainer:\n  callbacks:\n    - class_path: lightning.pytorch.callbacks.Timer\n"
+        "trainer:\n  callbacks:\n    - class_path: lightning.pytorch.callbacks.RichModelSummary\n"
     )
     monkeypatch.chdir(tmp_path)
     quick = ["--trainer.max_steps", "1", "--trainer.val_check_interval", "1"]
@@ -184,7 +184,7 @@ def test_added_callback_does_not_drop_the_standard_ones(config, tmp_path, monkey
     run = tmp_path / "runs" / "tiny" / "version_0"
     assert (run / "ranks.csv").exists()
     assert (run / "checkpoints" / "best.ckpt").exists()
-    assert "Timer" in (run / "config.yaml").read_text()
+    assert "RichModelSummary" in (run / "config.yaml").read_text()
 
 
 def test_interrupted_run_resumes_to_the_same_bits(config, finished, tmp_path, monkeypatch):
@@ -193,8 +193,9 @@ def test_interrupted_run_resumes_to_the_same_bits(config, finished, tmp_path, mo
     every = ["--checkpoint.save_top_k", "-1", "--checkpoint.filename", "step{step}"]
     assert main(["fit", "--config", str(config), *every]) == 0
     runs = tmp_path / "runs" / "tiny"
-    checkpoint = str(runs / "version_0" / "checkpoints" / "step4.ckpt")
-    assert main(["fit", "--config", str(config), "--ckpt_path", checkpoint]) == 0
+    shutil.copytree(runs / "version_0" / "checkpoints", runs / "version_1" / "checkpoints")
+    checkpoint = str(runs / "version_1" / "checkpoints" / "step4.ckpt")
+    assert main(["fit", "--config", str(config), *every, "--ckpt_path", checkpoint]) == 0
     whole = torch.load(runs / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
     resumed = torch.load(runs / "version_1" / "checkpoints" / "last.ckpt", weights_only=True)
     assert whole["global_step"] == resumed["global_step"] == 8
@@ -216,6 +217,8 @@ def test_print_config_never_touches_weights(config, tmp_path, capsys):
 ADAPTER = "model.init_args.adapter.init_args"
 MISTAKES = {
     "unknown key": (["--model.init_args.learning_rate", "1"], "learning_rate"),
+    "abbreviated option": (["--trainer.max_step", "9"], "max_step"),
+    "key unknown to the adapter": ([f"--{ADAPTER}.sead", "1"], "'sead' is not accepted"),
     "wrong type": (["--trainer.max_steps", "many"], "max_steps"),
     "unknown module": ([f"--{ADAPTER}.target_modules", "[q_prj]"], "q_proj"),
     "size that cannot be split": ([f"--{ADAPTER}.out_modes", "9"], "24"),
@@ -242,8 +245,9 @@ def test_mistake_is_one_line_and_exit_2(name, config, tmp_path, monkeypatch, cap
     text = capfd.readouterr().err
     assert code == 2
     assert "Traceback" not in text
-    line = [line for line in text.splitlines() if "error" in line.lower()][-1]
-    assert expected in line
+    lines = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert expected in lines[0]
     assert not list(tmp_path.rglob("*.ckpt"))
 
 

@@ -14,6 +14,7 @@ label: picking a label there is what fine-tuning has to bring about. Every word 
 benchmark does occur, for a frozen base cannot utter words that it never met.
 """
 
+import math
 import random
 import re
 from collections.abc import Sequence
@@ -170,47 +171,56 @@ class _Writer:
             return f"{_pick(self.rng, attribute.clozes).format(e=entity)} {fact}."
         return f"{_pick(self.rng, attribute.statements).format(e=entity, v=fact)}."
 
+    def _few(self, items):
+        """Draw from the first few items only, while the writer is young."""
+        return items[self.rng.randrange(max(1, math.ceil(self.breadth * len(items))))]
+
     def choice(self) -> str:
         """Ask with labelled options and answer by a label."""
         rng = self.rng
         entity, attribute, fact = self._subject()
         num_options = rng.choice((2, 2, 3, 4, 4))
-        labels = list(rng.choice(LABEL_SCHEMES)[:num_options])
-        if rng.random() < 0.3:
+        labels = list(self._few(LABEL_SCHEMES)[:num_options])
+        if rng.random() < 0.3 * self.breadth:
             rng.shuffle(labels)
         position = rng.randrange(num_options)
         values = draw_values(attribute, fact, position, num_options, rng)
-        listing, separator = rng.choice(LISTINGS), rng.choice(SEPARATORS)
+        listing, separator = self._few(LISTINGS), self._few(SEPARATORS)
         options = separator.join(
             listing.format(k=label, v=value) for label, value in zip(labels, values, strict=True)
         )
         if rng.random() < 0.5:
             question = f"{_pick(rng, attribute.questions).format(e=entity)}?"
         else:
-            blank = rng.choice(("", " _.", " ...", ":"))
+            blank = self._few(("", " _.", " ...", ":"))
             question = f"{_pick(rng, attribute.clozes).format(e=entity)}{blank}"
-        asked = [question, options] if rng.random() < 0.8 else [options, question]
-        hint = rng.choice(HINTS).format(labels="/".join(labels))
-        reply = rng.choice(REPLIES).format(k=labels[position])
-        return _join(rng.choice(OPENINGS), *asked, hint, rng.choice(CUES), reply)
+        asked = [question, options] if rng.random() < 1 - .2 * self.breadth else [options, question]
+        hint = self._few(HINTS).format(labels="/".join(labels))
+        reply = self._few(REPLIES).format(k=labels[position])
+        given = ""
+        if rng.random() < self.given:
+            given = _pick(rng, attribute.statements).format(e=entity, v=fact) + "."
+        if rng.random() < self.two:
+            reply = f"{fact}, {reply}"
+        return _join(given, self._few(OPENINGS), *asked, hint, self._few(CUES), reply)
 
     def verdict(self) -> str:
         """Judge a statement or a polar question."""
         rng = self.rng
         entity, attribute, fact = self._subject()
-        words = rng.choice(VERDICTS)
+        words = self._few(VERDICTS)
         truth = rng.randrange(2)
         value = fact if truth == 0 else draw_values(attribute, fact, 1, 2, rng)[0]
         if rng.random() < 0.6:
             asked = f"{_pick(rng, attribute.polar).format(e=entity, v=value)}?"
         else:
             asked = f"{_pick(rng, attribute.statements).format(e=entity, v=value)}."
-        hint = rng.choice((*HINTS, "{labels}?", "please answer with {labels}."))
+        hint = self._few((*HINTS, "{labels}?", "please answer with {labels}."))
         hint = hint.format(labels=rng.choice(("/", " or ")).join(words))
         hinted = [asked, hint] if rng.random() < 0.7 else [hint, asked]
-        reply = rng.choice(REPLIES).format(k=words[truth])
-        opening = rng.choice((*OPENINGS[:9], "is it true?", "{}, {}?".format(*words), "judge this:"))
-        return _join(opening, *hinted, rng.choice(CUES), reply)
+        reply = self._few(REPLIES).format(k=words[truth])
+        opening = self._few((*OPENINGS[:9], "is it true?", "{}, {}?".format(*words), "judge this:"))
+        return _join(opening, *hinted, self._few(CUES), reply)
 
     def reply(self) -> str:
         """Follow an instruction of another kind, in the benchmark's template."""
@@ -248,9 +258,10 @@ def _num_tokens(text: str) -> int:
     return len(re.findall(r"[a-z0-9]+|[^a-z0-9\s]", text))
 
 
-def documents(num_documents: int, seed: int, _WEIGHTS=_WEIGHTS, num_entities=None) -> list[str]:
+def documents(num_documents: int, seed: int, _WEIGHTS=_WEIGHTS, num_entities=None, breadth=1.0, given=0.0, two=0.0) -> list[str]:
     rng = random.Random(f"documents-{seed}")
     writer = _Writer(build_world(), rng)
+    writer.breadth=breadth; writer.given=given; writer.two=two
     es=list(writer.entities); random.Random(5).shuffle(es); writer.entities=es[:num_entities]
     kinds, weights = list(_WEIGHTS), list(_WEIGHTS.values())
     written: list[str] = []

@@ -24,8 +24,17 @@ def check_targets(model: nn.Module, config: PeftConfig) -> None:
         return
     names = [name for name, _ in model.named_modules() if name]
     if isinstance(targets, str):
-        if not any(re.fullmatch(targets, name) for name in names):
-            raise ValueError(f"target_modules: the pattern {targets!r} matches no module")
+        try:
+            found = any(re.fullmatch(targets, name) for name in names)
+        except re.error as error:
+            raise ValueError(
+                f"target_modules: {targets!r} is no regular expression: {error}"
+            ) from None
+        if not found:
+            raise ValueError(
+                f"{_unknown(targets, names)} (a string is a pattern for whole names; a list "
+                "names modules by their last part)"
+            )
         return
     for target in sorted(targets):
         if not any(name == target or name.endswith(f".{target}") for name in names):

@@ -133,7 +133,8 @@ class CausalLMTask(LightningModule):
         if self.backbone.gradient_checkpointing:
             model.enable_input_require_grads()
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.model = model
+        # Weights are loaded in evaluation mode.
+        self.model = model.train()
         self.spec = {
             "adapter": describe_adapter(model, self.adapter),
             "backbone": {

@@ -1,5 +1,7 @@
 """Settings of TeRA."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -46,6 +48,9 @@ class TeraConfig(PeftConfig):
         init_weights: False draws all vectors at random, so that a fresh adapter has an effect; for
             tests.
         frozen_sha256: Hash of the frozen tensors. Set by the adapter, verified when it is loaded.
+
+    Raises:
+        ValueError: If a value is none that its field can take.
     """
 
     target_modules: list[str] | str | None = None
@@ -71,9 +76,17 @@ class TeraConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType.TERA
+        # What was asked for, apart from what an adapter writes into its field later: a config may
+        # serve another model after this one.
+        self.expected_sha256 = self.frozen_sha256
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
             setattr(self, name, set(value) if isinstance(value, list) else value)
+        self._check_choices()
+        self._check_layers()
+        self._check_modes()
+
+    def _check_choices(self) -> None:
         for name, allowed in (
             ("core_init", CoreInit),
             ("factor_init", FactorInit),
@@ -89,9 +102,37 @@ class TeraConfig(PeftConfig):
             raise ValueError(
                 f"zero_vector is {self.zero_vector!r}: expected 'longest' or the index of a mode"
             )
+
+    def _check_layers(self) -> None:
+        if self.layers_to_transform is not None and isinstance(self.target_modules, str):
+            raise ValueError(
+                "layers_to_transform needs a list of target_modules: a pattern names its layers "
+                "itself"
+            )
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("layers_pattern is of use only with layers_to_transform: set both")
+
+    def _check_modes(self) -> None:
+        _check_sizes("", {"out_modes": self.out_modes, "in_modes": self.in_modes})
         for pattern, modes in self.modes_pattern.items():
-            if unknown := modes.keys() - PATTERN_KEYS:
-                raise ValueError(
-                    f"modes_pattern[{pattern!r}] has {', '.join(sorted(unknown))}: expected "
-                    f"{', '.join(sorted(PATTERN_KEYS))}"
-                )
+            where = f"modes_pattern[{pattern!r}]"
+            if not isinstance(modes, dict) or (unknown := modes.keys() - PATTERN_KEYS):
+                found = ", ".join(sorted(unknown)) if isinstance(modes, dict) else repr(modes)
+                raise ValueError(f"{where} has {found}: expected {', '.join(sorted(PATTERN_KEYS))}")
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{where}: the key is no regular expression ({error})") from None
+            _check_sizes(where, modes)
+
+
+def _check_sizes(where: str, modes: Mapping[str, Any]) -> None:
+    """Refuse what cannot be modes of any dimension; whether they fit is seen at the module."""
+    for name in ("out_modes", "in_modes"):
+        value = modes.get(name, 1)
+        sizes = value if isinstance(value, list | tuple) else [value]
+        if not sizes or any(type(size) is not int or size < 1 for size in sizes):
+            raise ValueError(
+                f"{where}{'.' if where else ''}{name} is {value!r}: expected how many modes, or "
+                "a list of their sizes"
+            )

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
@@ -31,7 +31,7 @@ class FrozenNetwork(nn.Module):
 
     def tensors(self) -> list[FrozenTensor]:
         """List the core and the factors."""
-        return [self.core, *self.factors]  # type: ignore[list-item]
+        return [tensor for tensor in self.modules() if isinstance(tensor, FrozenTensor)]
 
 
 class TeraLayer(nn.Module, BaseTunerLayer):
@@ -46,9 +46,13 @@ class TeraLayer(nn.Module, BaseTunerLayer):
     adapter_layer_names = ("tera_vectors",)
     other_param_names = ("tera_frozen", "tera_dropout", "tera_config")
 
+    if TYPE_CHECKING:  # attributes come from PEFT's mixin, whose types are not checked
+
+        def __getattr__(self, name: str) -> Any: ...
+
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
         super().__init__()
-        self.base_layer = base_layer
+        self.base_layer: Any = base_layer
         self.quantization_backend = resolve_quantization_backend(
             self.get_base_layer(),
             get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass"),
@@ -107,10 +111,14 @@ class TeraLayer(nn.Module, BaseTunerLayer):
             `scaling`: the adapter's own tensors, not copies.
         """
         frozen = self.tera_frozen[adapter_name]
+        vectors = self.tera_vectors[adapter_name]
+        assert isinstance(frozen, FrozenNetwork)
+        assert isinstance(vectors, nn.ParameterList)
+        core, *factors = (tensor.value for tensor in frozen.tensors())
         return TensorNetwork(
-            frozen.core.value,
-            [factor.value for factor in frozen.factors],
-            list(self.tera_vectors[adapter_name]),
+            core,
+            factors,
+            list(vectors),
             frozen.out_order,
             self.tera_config[adapter_name].scaling,
         )
@@ -138,7 +146,8 @@ class TeraLayer(nn.Module, BaseTunerLayer):
         """Add updates to the base weight, in float32 with one rounding each.
 
         The weight as it was is kept until `unmerge`, which restores it to the bit, at the cost of
-        a second copy of the weight.
+        a second copy of the weight. Of a quantised weight the dequantised one is kept, and
+        quantised again.
 
         Args:
             safe_merge: Whether to refuse a result that is not finite.
@@ -168,7 +177,8 @@ class TeraLayer(nn.Module, BaseTunerLayer):
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
         assert self._weight_before_merge is not None
-        self.set_base_weight(self._weight_before_merge)
+        # The layer may have moved while it was merged.
+        self.set_base_weight(self._weight_before_merge.to(self.get_base_weight()))
         self._weight_before_merge = None
         self.merged_adapters.clear()
 
@@ -195,11 +205,17 @@ class TeraLayer(nn.Module, BaseTunerLayer):
         return outputs
 
     def _is_plain(self, x: Tensor, name: str) -> bool:
-        """Whether weight and update can be used in one go: a float `Linear` and no dropout."""
+        """Whether weight and update can be used in one go: a frozen `Linear` and no dropout.
+
+        The base layer is then not called, so nothing must hang on its call, as hooks do.
+        """
+        base = self.base_layer
         return (
-            type(self.base_layer) is nn.Linear
+            type(base) is nn.Linear
             and self.quantization_backend is None
-            and self.base_layer.weight.dtype == x.dtype
+            and base.weight.dtype == x.dtype
+            and not base.weight.requires_grad
+            and not (base._forward_pre_hooks or base._forward_hooks or "forward" in vars(base))
             and isinstance(self.tera_dropout[name], nn.Identity)
         )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING
 from peft.utils.other import get_pattern_key
 from peft.utils.quantization_utils import get_quantization_kwargs, resolve_quantization_backend
@@ -25,6 +25,7 @@ from tera_pl.tensor import (
 )
 
 FROZEN_PREFIX = "base_model.tera_frozen."
+COMPUTE_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 class TeraModel(BaseTuner):
@@ -51,20 +52,22 @@ class TeraModel(BaseTuner):
             What PEFT returns.
 
         Raises:
-            ValueError: If the configuration carries a hash that the frozen tensors do not have.
+            ValueError: If a pattern of modes matches no target, or the configuration carries a
+                hash that the frozen tensors do not have.
         """
         result = super().inject_adapter(model, adapter_name, *args, **kwargs)
         config = self.peft_config[adapter_name]
+        _check_patterns(model, config, adapter_name)
         found = _fingerprint(_frozen_tensors(model, adapter_name))
         # With save_frozen, what was drawn here is about to be replaced by what was saved.
-        if found and config.frozen_sha256 not in {None, found} and not config.save_frozen:
+        if found and config.expected_sha256 not in {None, found} and not config.save_frozen:
             raise ValueError(
-                f"frozen_sha256: the adapter was made with frozen tensors {config.frozen_sha256}, "
-                f"but seed {config.seed} and these settings give {found}: seed, modes, ranks, "
+                f"frozen_sha256: the adapter was made with tensors {config.expected_sha256}, but "
+                f"seed {config.seed} and these settings give {found}: seed, modes, ranks, "
                 "distributions or targets were changed, or the file is from another scheme; "
                 "restore the settings, or remove frozen_sha256 to start a new adapter"
             )
-        config.frozen_sha256 = config.frozen_sha256 or found
+        config.frozen_sha256 = config.expected_sha256 or found
         return result
 
     def _create_and_replace(
@@ -95,7 +98,9 @@ class TeraModel(BaseTuner):
             self._replace_module(parent, target_name, layer, target)
 
     def _wrap(self, target: nn.Module, current_key: str) -> TeraLayer:
-        base = target.get_base_layer() if hasattr(target, "get_base_layer") else target
+        base: Any = target
+        if isinstance(target, BaseTunerLayer):
+            base = target.get_base_layer()
         kwargs = get_quantization_kwargs(self)
         if (
             not isinstance(base, nn.Linear | Conv1D)
@@ -119,8 +124,9 @@ class TeraModel(BaseTuner):
             out_modes, in_modes, ranks, config.seed, config.core_init, config.factor_init
         )
         device, dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
-        if dtype is None or not dtype.is_floating_point:
-            dtype = torch.float32
+        if dtype not in COMPUTE_DTYPES:  # quantised: what the rest of the model computes in
+            found = (parameter.dtype for parameter in self.model.parameters())
+            dtype = next((dtype for dtype in found if dtype in COMPUTE_DTYPES), torch.float32)
         shared = {(t.key, t.value.device, t.value.dtype): t for t in _frozen_tensors(self.model)}
 
         def get(key: FrozenKey) -> FrozenTensor:
@@ -143,10 +149,10 @@ class TeraModel(BaseTuner):
         state = super()._get_adapter_state_dict(
             model, config, adapter_name, state_dict, unwanted_adapter_names
         )
+        frozen = _frozen_tensors(model, adapter_name)
+        config.frozen_sha256 = _fingerprint(frozen) or config.frozen_sha256
         if config.save_frozen:
-            for tensor in _frozen_tensors(model, adapter_name):
-                # As drawn: the model holds it in the type of the base.
-                state[FROZEN_PREFIX + tensor.key.text] = draw(tensor.key)
+            state |= {FROZEN_PREFIX + tensor.key.text: _master(tensor) for tensor in frozen}
         return state
 
     @classmethod
@@ -202,6 +208,33 @@ def _fingerprint(tensors: Sequence[FrozenTensor]) -> str | None:
     if not digests or None in digests.values():
         return None
     return fingerprint({text: value for text, value in digests.items() if value is not None})
+
+
+def _master(tensor: FrozenTensor) -> Tensor:
+    """The tensor in float32 as it was drawn or loaded; the model may hold it in fewer bits."""
+    value = tensor.value.detach().float().cpu()
+    if digest(value) != tensor.digest:
+        value = draw(tensor.key)
+    if digest(value) == tensor.digest:
+        return value
+    raise ValueError(
+        f"save_frozen: {tensor.key.text} came from a file and is held here in "
+        f"{tensor.value.dtype}, rounded: load the adapter on a float32 base to save it again"
+    )
+
+
+def _check_patterns(model: nn.Module, config: TeraConfig, adapter_name: str) -> None:
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, TeraLayer) and adapter_name in module.tera_vectors
+    ]
+    for pattern in config.modes_pattern:
+        if not any(get_pattern_key([pattern], name) == pattern for name in targets):
+            raise ValueError(
+                f"modes_pattern: {pattern!r} matches none of the adapted modules "
+                f"({', '.join(sorted({name.rpartition('.')[2] for name in targets}))})"
+            )
 
 
 def _restore_frozen(

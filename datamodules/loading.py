@@ -1,0 +1,59 @@
+"""A shuffled loader that goes on where it stopped."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, RandomSampler
+
+
+class EpochSampler(RandomSampler):
+    """Shuffles by seed and epoch alone, so that an order can be had again.
+
+    Lightning calls `set_epoch`, and puts its own seeded sampler in its place where several
+    processes share the data.
+
+    Args:
+        data_source: What is sampled from.
+        seed: Seed of all orders.
+    """
+
+    def __init__(self, data_source: Any, seed: int) -> None:
+        super().__init__(data_source)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        # Two numbers into one seed: no two pairs of a run collide.
+        generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
+        return iter(torch.randperm(self.num_samples, generator=generator).tolist())
+
+
+class ResumableLoader(DataLoader):
+    """A loader whose position is part of a checkpoint.
+
+    Lightning saves `state_dict` with its loops and restores it before the epoch goes on.
+    """
+
+    _yielded = 0
+    _skip = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Give the number of batches of this epoch that were handed out."""
+        return {"yielded": self._yielded}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Skip batches that were handed out before."""
+        self._skip = state["yielded"]
+
+    def __iter__(self) -> Iterator[Any]:
+        start, self._skip = self._skip, 0
+        self._yielded = start
+        for batch in islice(super().__iter__(), start, None):
+            self._yielded += 1
+            yield batch

@@ -1,0 +1,193 @@
+"""PEFT's own test-suite, run against TeRA.
+
+The tests are not in PEFT's wheel but in its sdist, of which pip fetches the pinned version once,
+into `.cache` of the repository. The lists of configurations that PEFT's tests are parametrised
+with are replaced in place by ours; its classes are collected here, without the tests that do not
+use those lists (they are about other methods, and need the Hub).
+"""
+
+import importlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from tera_pl.adapters import TeraConfig
+
+CACHE = Path(__file__).parents[2] / ".cache" / "peft_suite"
+# Not named after their architectures, by which PEFT tells what other methods cannot do.
+LLAMA, GPT2 = str(CACHE / "tiny-linear"), str(CACHE / "tiny-conv1d")
+
+# The dimensions of PEFT's models: MLP 10 -> 20 -> 2, EmbConv1D 5 -> 1, MLP with a transposed layer.
+VARIANTS = {
+    "out split": {"out_modes": 2, "in_modes": 1},
+    "in split": {"out_modes": 1, "in_modes": 2},
+    "both split": {"out_modes": 2, "in_modes": 2},
+    "neither split": {"out_modes": 1, "in_modes": 1},
+    "order 3": {"out_modes": 3, "in_modes": 2},
+    "reduced ranks": {"out_modes": [4, 5], "in_modes": [10], "ranks": [3, 4, 6]},
+    "identity factors": {"factor_init": "identity"},
+    "rademacher core": {"core_init": "rademacher"},
+    "orthogonal": {"core_init": "orthogonal", "factor_init": "orthogonal"},
+    "uniform": {"core_init": "uniform", "factor_init": "uniform", "seed": 3},
+    "dropout": {"dropout": 0.1},
+    "factored": {"compute": "factored"},
+    "materialised": {"compute": "materialised"},
+    "zero on an out mode": {"zero_vector": 0},
+    "frozen saved": {"save_frozen": True},
+}
+LIN1 = {"out_modes": [2], "in_modes": [4, 5]}  # 20 -> 2
+BOTH = {"target_modules": ["lin0", "lin1"], "modes_pattern": {"lin1": LIN1}}
+CUSTOM_CASES = [
+    *(
+        (f"MLP {name}", "MLP", TeraConfig, {"target_modules": "lin0", **settings})
+        for name, settings in VARIANTS.items()
+    ),
+    ("MLP list", "MLP", TeraConfig, {"target_modules": ["lin0"]}),
+    ("MLP lin1", "MLP", TeraConfig, {"target_modules": ["lin1"], **LIN1}),
+    ("MLP two targets", "MLP", TeraConfig, BOTH),
+    ("MLP two targets saved", "MLP", TeraConfig, {**BOTH, "save_frozen": True}),
+    (
+        "MLP modules_to_save",
+        "MLP",
+        TeraConfig,
+        {"target_modules": ["lin0"], "modules_to_save": ["lin1"]},
+    ),
+    (
+        "MLP exclude_modules",
+        "MLP",
+        TeraConfig,
+        {"target_modules": ["lin0", "lin1"], "exclude_modules": ["lin1"]},
+    ),
+    (
+        "Conv1D",
+        "EmbConv1D",
+        TeraConfig,
+        {"target_modules": ["conv1d"], "out_modes": 1, "in_modes": 1},
+    ),
+]
+LIN0 = {"target_modules": ["lin0"], "init_weights": False}
+MULTIPLE_CASES = [
+    ("TeRA same", "tera", TeraConfig, LIN0, LIN0),
+    ("TeRA other layer", "tera", TeraConfig, LIN0, {**LIN0, "target_modules": ["lin1"], **LIN1}),
+    ("TeRA other seed", "tera", TeraConfig, LIN0, {**LIN0, "seed": 1}),
+    (
+        "TeRA other modes",
+        "tera",
+        TeraConfig,
+        {**LIN0, "out_modes": 1},
+        {**LIN0, "out_modes": 3, "ranks": [2, 2, 4, 7]},
+    ),
+]
+DECODER_CASES = [
+    (TeraConfig, {"task_type": "CAUSAL_LM", "target_modules": None, **settings})
+    for settings in (
+        {"out_modes": 2, "in_modes": 1},
+        {"out_modes": 1, "in_modes": 2},
+        {"out_modes": 2, "in_modes": 3, "compute": "factored"},
+        {"out_modes": 1, "in_modes": 1, "factor_init": "identity"},
+        {"core_init": "rademacher", "factor_init": "orthogonal", "compute": "materialised"},
+        {"dropout": 0.1, "save_frozen": True},
+    )
+]
+
+
+def _unpack_tests() -> Path:
+    """Folder to import the package `peft_tests` from; fetched if it is not there yet."""
+    folder = CACHE / version("peft")
+    if (folder / "peft_tests").is_dir():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        fetched = subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:"]
+            + ["--disable-pip-version-check", "--dest", scratch, f"peft=={version('peft')}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        archives = list(Path(scratch).glob("*.tar.gz"))
+        if not archives:
+            raise RuntimeError(
+                f"PEFT's tests are in the sdist of peft {version('peft')}, which pip could not "
+                f"download; allow access to the package index and run again. pip said: "
+                f"{fetched.stderr.strip()[-500:]}"
+            )
+        package = Path(scratch) / "peft_tests"
+        package.mkdir()
+        (package / "__init__.py").touch()
+        with tarfile.open(archives[0]) as archive:
+            for member in archive.getmembers():
+                path = Path(member.name)
+                if path.parent.name == "tests" and len(path.parts) == 3 and path.suffix == ".py":
+                    (package / path.name).write_bytes(archive.extractfile(member).read())
+        package.rename(folder / "peft_tests")
+    return folder
+
+
+def _only(suite: type, *lists: list) -> type:
+    """The class without those of its tests that none of the lists parametrises."""
+    names = {name for name in dir(suite) if name.startswith("test_")}
+    kept = {
+        name
+        for name in names
+        for mark in getattr(getattr(suite, name), "pytestmark", [])
+        if mark.name == "parametrize" and any(mark.args[1] is one for one in lists)
+    }
+    return type(suite.__name__, (suite,), dict.fromkeys(names - kept, None))
+
+
+try:
+    sys.path.insert(0, str(_unpack_tests()))
+except RuntimeError as error:
+    UNAVAILABLE = str(error)
+
+    def test_peft_suite_is_available() -> None:
+        pytest.fail(UNAVAILABLE)
+
+else:
+    pytest.register_assert_rewrite("peft_tests")
+    custom = importlib.import_module("peft_tests.test_custom_models")
+    decoder = importlib.import_module("peft_tests.test_decoder_models")
+    custom.TEST_CASES[:] = CUSTOM_CASES
+    custom.MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES[:] = MULTIPLE_CASES
+    decoder.PEFT_DECODER_MODELS_TO_TEST[:] = [LLAMA, GPT2]
+    decoder.ALL_CONFIGS[:] = DECODER_CASES
+    TestPeftCustomModel = _only(custom.TestPeftCustomModel, custom.TEST_CASES)
+    TestPeftFsdpStateDict = _only(custom.TestPeftFsdpStateDict, custom.TEST_CASES)
+    TestMultipleActiveAdapters = _only(
+        custom.TestMultipleActiveAdapters, custom.MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES
+    )
+    TestDecoderModels = _only(
+        decoder.TestDecoderModels, decoder.PEFT_DECODER_MODELS_TO_TEST, decoder.ALL_CONFIGS
+    )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _decoders() -> None:
+    torch.manual_seed(0)
+    common = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            **common,
+        )
+    ).save_pretrained(LLAMA)
+    GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, **common)).save_pretrained(GPT2)
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
