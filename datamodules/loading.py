@@ -29,8 +29,8 @@ class EpochSampler(RandomSampler):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        # Two numbers into one seed: no two pairs of a run collide.
-        generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
+        # Two numbers into one seed: no two epochs of a run share an order.
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         return iter(torch.randperm(self.num_samples, generator=generator).tolist())
 
 

@@ -1,0 +1,141 @@
+"""The LLM-Adapters format, small and made here, and the real files where they are."""
+
+import json
+
+import pytest
+
+from datamodules import Commonsense170k
+from datamodules.commonsense170k import LABELS, TASKS
+
+
+def item(**changes):
+    return {
+        "instruction": "What color is it?\n\nAnswer1: blue Answer2: red\n\nAnswer format: answer1/answer2",
+        "input": "",
+        "output": "the correct answer is answer2",
+        "answer": "answer2",
+    } | changes
+
+
+def make(folder, tiny_backbone, tasks=("openbookqa",), train=(), test=(), **kwargs):
+    for task in tasks:
+        (folder / task).mkdir(exist_ok=True)
+        (folder / task / "train.json").write_text(json.dumps(list(train) or [item()] * 5))
+        (folder / task / "test.json").write_text(json.dumps(list(test) or [item()] * 2))
+    return Commonsense170k(str(tiny_backbone), str(folder), list(tasks), val_size=2, **kwargs)
+
+
+def test_record_is_what_the_file_says(tmp_path, tiny_backbone):
+    data = make(tmp_path, tiny_backbone)
+    record = data.test_records()[1]
+    assert record["prompt"] == data.encoding.prompt(item()["instruction"])
+    assert record["response"] == "the correct answer is answer2"
+    assert record["reference"] == "answer2"
+    assert record["task"] == "openbookqa"
+    assert record["choices"] == ["answer1", "answer2", "answer3", "answer4", "answer5"]
+    assert record["id"] == "openbookqa/test.json:1"
+
+
+def test_validation_is_a_fixed_part_of_the_training_data(tmp_path, tiny_backbone):
+    items = [item(instruction=f"{i}\n\nAnswer format: answer1/answer2") for i in range(9)]
+    data = make(tmp_path, tiny_backbone, train=items)
+    splits = [data.split(data.train_records()) for _ in range(2)]
+    assert splits[0] == splits[1]
+    train, val = ([r["id"] for r in part] for part in splits[0])
+    assert len(val) == 2
+    assert sorted(train + val) == sorted(r["id"] for r in data.train_records())
+
+
+def test_batches_keep_the_contract(tmp_path, tiny_backbone):
+    data = make(tmp_path, tiny_backbone, batch_size=2)
+    data.setup("fit")
+    train = next(iter(data.train_dataloader()))
+    assert train.keys() == {"input_ids", "attention_mask", "labels"}
+    val = next(iter(data.val_dataloader()))
+    assert val.keys() == train.keys() | {"prompt_input_ids", "prompt_attention_mask", "records"}
+    assert data.statistics()["train"]["examples"] == 3
+    assert data.statistics()["val"]["by_task"] == {"openbookqa": 2}
+
+
+def test_mixed_file_tells_tasks_by_their_labels(tmp_path, tiny_backbone):
+    texts = {
+        "boolq": "Answer format: true/false",
+        "piqa": "Answer format: solution1/solution2",
+        "hellaswag": "Answer format: ending1/ending2/ending3/ending4",
+        "winogrande": "Option1: a Option2: b Answer format: option1/option2",
+        "answer": "Answer format: answer1/answer2/answer3",
+    }
+    answers = ["true", "solution2", "ending4", "option1", "answer3"]
+    items = [
+        item(instruction=f"q\n\n{text}", answer=answer)
+        for text, answer in zip(texts.values(), answers, strict=True)
+    ]
+    (tmp_path / "commonsense_170k.json").write_text(json.dumps(items))
+    data = Commonsense170k(str(tiny_backbone), str(tmp_path))
+    assert [record["task"] for record in data.train_records()] == list(texts)
+    some = Commonsense170k(str(tiny_backbone), str(tmp_path), ["boolq", "ARC-Easy"])
+    assert [record["task"] for record in some.train_records()] == ["boolq", "answer"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output": ""}, r"test.json, record 0: field 'output' is empty"),
+        ({"output": 3}, r"record 0: field 'output' is a number"),
+        ({"instruction": None}, r"record 0: field 'instruction' is a null"),
+        ({"answer": "answer9"}, r"record 0: answer 'answer9' is none of answer1"),
+        ({"answer": "Answer1"}, r"record 0: answer 'Answer1' is none of"),
+    ],
+)
+def test_broken_record_is_named(changes, message, tmp_path, tiny_backbone):
+    data = make(tmp_path, tiny_backbone, test=[item(**changes)])
+    with pytest.raises(ValueError, match=message):
+        data.setup("test")
+
+
+def test_record_without_a_field_is_named(tmp_path, tiny_backbone):
+    broken = item()
+    del broken["answer"]
+    data = make(tmp_path, tiny_backbone, test=[item(), broken])
+    with pytest.raises(ValueError, match=r"record 1: no field 'answer'"):
+        data.setup("test")
+
+
+def test_too_few_records_for_validation(tmp_path, tiny_backbone):
+    data = make(tmp_path, tiny_backbone, train=[item()] * 2)
+    with pytest.raises(ValueError, match=r"val_size is 2, the training data has 2 records"):
+        data.setup("fit")
+
+
+def test_unknown_folder_and_task(tmp_path, tiny_backbone):
+    with pytest.raises(ValueError, match="no folder"):
+        Commonsense170k(str(tiny_backbone), str(tmp_path / "x")).setup("fit")
+    with pytest.raises(ValueError, match="boolq"):
+        Commonsense170k(str(tiny_backbone), str(tmp_path), ["boolq"]).setup("fit")
+    with pytest.raises(ValueError, match="each once"):
+        Commonsense170k(str(tiny_backbone), str(tmp_path), ["boolq", "boolq"])
+
+
+COUNTS = {
+    "boolq": (9427, 3270),
+    "piqa": (16113, 1838),
+    "winogrande": (40398, 1267),
+    "ARC-Easy": (2251, 2376),
+    "ARC-Challenge": (1119, 1172),
+    "openbookqa": (4957, 500),
+}
+
+
+@pytest.mark.parametrize("task", COUNTS)
+def test_real_files_have_their_counts(task, shared, tiny_backbone):
+    data = Commonsense170k(str(tiny_backbone), str(shared / "data" / "commonsense"), [task])
+    train, test = data.train_records(), data.test_records()
+    assert (len(train), len(test)) == COUNTS[task]
+    assert {record["reference"] for record in train + test} <= set(LABELS[task])
+    for record in train[:200] + test[:200]:
+        assert record["response"] == f"the correct answer is {record['reference']}"
+
+
+def test_eight_tasks_are_known():
+    assert set(TASKS) == set(LABELS)
+    assert len(TASKS) == 8

@@ -1,0 +1,100 @@
+"""Broken files are told in one line that names file, record and field."""
+
+import gzip
+import json
+
+import pytest
+
+from datamodules.records import find_file, get_text, read_json
+
+GOOD = [{"a": "x"}, {"a": "y"}]
+
+
+def write(path, data):
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.json", json.dumps(GOOD)),
+        ("a.jsonl", "\n".join(json.dumps(item) for item in GOOD) + "\n\n"),
+        ("a.json.gz", gzip.compress(json.dumps(GOOD).encode())),
+        ("a.jsonl.gz", gzip.compress("\n".join(json.dumps(i) for i in GOOD).encode())),
+        ("bom.json", b"\xef\xbb\xbf" + json.dumps(GOOD).encode()),
+        ("crlf.jsonl", "\r\n".join(json.dumps(item) for item in GOOD)),
+    ],
+)
+def test_formats_that_are_read(name, data, tmp_path):
+    assert read_json(write(tmp_path / name, data)) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.json", "", "line 1: no valid JSON"),
+        ("a.json", "[{]", "line 1: no valid JSON"),
+        ("a.json", '[{"a": "x"},\n{"a"}]', "line 2: no valid JSON"),
+        ("a.jsonl", '{"a": "x"}\n{"a":\n', "line 2: no valid JSON"),
+        ("a.json", "[]", "holds no records"),
+        ("a.jsonl", "\n", "holds no records"),
+        ("a.json", '{"a": "x"}', "holds a object: expected a list"),
+        ("a.json", '[{"a": "x"}, ["b"]]', "record 1: a list: expected an object"),
+        ("a.json", "[1]", "record 0: a number"),
+        ("a.json", "[null]", "record 0: a null"),
+        ("a.json", '[{"a": NaN}]', "NaN is not JSON"),
+        ("a.json", "[" * 200_000, "nested too deeply"),
+        ("a.json", b'[{"a": "\xff"}]', "byte 8: not UTF-8"),
+        ("a.json.gz", gzip.compress(b"[]" * 100)[:-10], "is damaged"),
+        ("a.json.gz", b"no gzip at all", "is damaged"),
+    ],
+)
+def test_broken_files(name, data, message, tmp_path):
+    path = write(tmp_path / name, data)
+    with pytest.raises(ValueError, match=message) as error:
+        read_json(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot read .*nothing\.json: No such file"):
+        read_json(tmp_path / "nothing.json")
+    with pytest.raises(ValueError, match="Is a directory"):
+        read_json(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({}, "f.json, record 3: no field 'a'"),
+        ({"a": 3}, "'a' is a number: expected text"),
+        ({"a": None}, "'a' is a null"),
+        ({"a": ["x"]}, "'a' is a list"),
+        ({"a": True}, "'a' is a truth value"),
+        ({"a": ""}, "'a' is empty"),
+        ({"a": " \n"}, "'a' is empty"),
+        ({"a": "\ud800"}, "half a surrogate pair"),
+    ],
+)
+def test_fields_that_are_refused(item, message):
+    with pytest.raises(ValueError, match=message):
+        get_text(item, "a", "f.json, record 3")
+
+
+def test_text_is_kept_as_it_stands():
+    assert get_text({"a": "  x \n"}, "a", "place") == "  x \n"
+    assert get_text({"a": ""}, "a", "place", empty=True) == ""
+
+
+def test_exactly_one_file_is_found(tmp_path):
+    with pytest.raises(ValueError, match=r"exactly one file train\*\.json, has none"):
+        find_file(tmp_path, ["train*.json"])
+    with pytest.raises(ValueError, match="no such folder"):
+        find_file(tmp_path / "nowhere", ["train*.json"])
+    first = write(tmp_path / "train.json", "[]")
+    assert find_file(tmp_path, ["train*.json"]) == first
+    write(tmp_path / "train_xl.json", "[]")
+    with pytest.raises(ValueError, match=r"has train\.json, train_xl\.json"):
+        find_file(tmp_path, ["train*.json"])
