@@ -2,8 +2,9 @@
 
 Notation as in `tera_pl.tensor.network`; T is the number of rows (tokens). Frozen tensors are held
 by reference: they belong to the model. For backward only the input and the two diagonals are
-saved; all else is computed again. Diagonals are never rounded to 16 bits: near one, bfloat16 has
-steps of 2^-7, and an update of a vector would vanish.
+saved; all else is computed again. Diagonals stay in their own type, float32: what they multiply is
+rounded to the type of the products once, afterwards, as mixed-precision training does with any
+weight, and their gradients are summed in float32.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from tera_pl.tensor.compute import Compute, choose_compute, kron_cost
@@ -91,8 +91,8 @@ class _Factored(torch.autograd.Function):
             return kron_matmul((inner * left).to(rows.dtype), network.out_factors)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
         rows, left, right = ctx.saved_tensors
         network, dtype = _cast(ctx.network, rows.dtype), rows.dtype
         core = network.unfolded_core()
@@ -122,8 +122,8 @@ class _Materialised(torch.autograd.Function):
             return rows @ build_update(_cast(network, rows.dtype), left, right).T
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
         rows, left, right = ctx.saved_tensors
         with _no_autocast(rows):
             grad, grad_rows = grad.to(rows.dtype), None
@@ -146,8 +146,8 @@ class _FusedLinear(torch.autograd.Function):
         return rows @ (build_update(_cast(network, rows.dtype), left, right) + weight).T
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
         rows, left, right = ctx.saved_tensors
         network, grad_rows = _cast(ctx.network, rows.dtype), None
         grads = _diagonal_grads(ctx, network, rows, grad, left, right)
@@ -181,6 +181,15 @@ def _weight_first(network: TensorNetwork, tokens: int) -> bool:
     weight = tokens * network.out_features * network.in_features
     weight += network.out_features * cost_in + core.shape[1] * cost_out
     return weight < tokens * (cost_in + cost_out + core.numel())
+
+
+def _refuse_second_derivative() -> None:
+    # `once_differentiable` would let some second derivatives pass as zero.
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the fast paths of a tensor network have no second derivative: multiply with "
+            "contract(network), which has all of them"
+        )
 
 
 def _sum_product(first: Tensor, second: Tensor, like: Tensor) -> Tensor:

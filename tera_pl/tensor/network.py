@@ -124,8 +124,9 @@ def kron_matmul(rows: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     num_rows = rows.shape[0]
     for matrix in matrices:
         # The leading mode is multiplied and becomes the last; after all of them the order is back.
-        folded = rows.reshape(num_rows, matrix.shape[0], -1).transpose(1, 2)
-        rows = (folded @ matrix).reshape(num_rows, -1)
+        rest = rows.shape[1] // matrix.shape[0]
+        folded = rows.reshape(num_rows, matrix.shape[0], rest).transpose(1, 2)
+        rows = (folded @ matrix).reshape(num_rows, rest * matrix.shape[1])
     return rows
 
 

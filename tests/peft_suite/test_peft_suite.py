@@ -106,9 +106,10 @@ def _unpack_tests() -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+        what = ["--no-deps", "--no-binary=:all:", "--dest", scratch, f"peft=={version('peft')}"]
         fetched = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:"]
-            + ["--disable-pip-version-check", "--dest", scratch, f"peft=={version('peft')}"],
+            [*pip, *what],
             capture_output=True,
             text=True,
             check=False,

@@ -214,7 +214,7 @@ class TeraLayer(nn.Module, BaseTunerLayer):
             type(base) is nn.Linear
             and self.quantization_backend is None
             and base.weight.dtype == x.dtype
-            and not base.weight.requires_grad
+            and not (base.weight.requires_grad and torch.is_grad_enabled())
             and not (base._forward_pre_hooks or base._forward_hooks or "forward" in vars(base))
             and isinstance(self.tera_dropout[name], nn.Identity)
         )

@@ -39,6 +39,7 @@ class TeraModel(BaseTuner):
     tuner_layer_cls = TeraLayer
     target_module_mapping = TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING
 
+    @torch.inference_mode(False)  # an adapter that is loaded for inference may be trained later
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
         """Inject an adapter and identify its frozen tensors.
 
@@ -69,6 +70,10 @@ class TeraModel(BaseTuner):
             )
         config.frozen_sha256 = config.expected_sha256 or found
         return result
+
+    @torch.inference_mode(False)
+    def _cast_adapter_dtype(self, *args: Any, **kwargs: Any) -> None:
+        super()._cast_adapter_dtype(*args, **kwargs)
 
     def _create_and_replace(
         self,
@@ -253,5 +258,7 @@ def _restore_frozen(
             f"configuration says {config.frozen_sha256}: the file is damaged or not its own"
         )
     for tensor in tensors:
-        tensor.value = saved[tensor.key.text].to(tensor.value)
+        # A copy: a view of the mapped file lies at any address, and products differ in their last
+        # bits with the alignment.
+        tensor.value = saved[tensor.key.text].to(tensor.value, copy=True)
         tensor.digest = digest(saved[tensor.key.text])

@@ -1,0 +1,116 @@
+"""Mistakes of a user are one clear line that names the module or the setting."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from torch import nn
+
+from tera_pl.adapters import TeraConfig, check_targets
+
+QV = ["q_proj", "v_proj"]
+
+
+def message_of(error: pytest.ExceptionInfo) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"core_init": "gaussian"}, ["core_init", "gaussian", "normal, uniform"]),
+        ({"core_init": "identity"}, ["core_init", "identity"]),
+        ({"factor_init": "eye"}, ["factor_init", "eye", "identity"]),
+        ({"compute": "fast"}, ["compute", "fast", "factored"]),
+        ({"dropout": 1.0}, ["dropout", "1.0"]),
+        ({"zero_vector": "shortest"}, ["zero_vector", "shortest", "longest"]),
+        ({"out_modes": 0}, ["out_modes", "0"]),
+        ({"in_modes": []}, ["in_modes", "[]"]),
+        ({"out_modes": [4.0, 6]}, ["out_modes", "4.0"]),
+        ({"modes_pattern": {"v_proj": {"modes": 2}}}, ["modes_pattern['v_proj']", "in_modes"]),
+        ({"modes_pattern": {"v_proj": {"in_modes": -1}}}, ["modes_pattern['v_proj'].in_modes"]),
+        ({"modes_pattern": {"v_proj": 2}}, ["modes_pattern['v_proj']", "expected"]),
+        ({"modes_pattern": {"(v": {}}}, ["modes_pattern['(v']", "regular expression"]),
+        ({"target_modules": "q", "layers_to_transform": [0]}, ["layers_to_transform", "pattern"]),
+        ({"layers_pattern": "layers"}, ["layers_pattern", "layers_to_transform"]),
+    ],
+    ids=str,
+)
+def test_config(settings: dict, words: list[str]) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        TeraConfig(**settings)
+    assert all(word in message_of(error) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"out_modes": 7}, ["layers.0.self_attn.q_proj", "24", "7 modes"]),
+        ({"out_modes": [5, 5]}, ["layers.0.self_attn.q_proj", "[5, 5]", "24"]),
+        ({"modes_pattern": {"v_proj": {"out_modes": 4}}}, ["layers.0.self_attn.v_proj", "12"]),
+        ({"ranks": [4, 6, 25]}, ["q_proj", "rank 25", "24"]),
+        ({"ranks": [0, 6, 24]}, ["q_proj", "rank 0"]),
+        ({"ranks": [4, 6]}, ["q_proj", "expected 3"]),
+        ({"zero_vector": 3}, ["q_proj", "zero_vector is 3", "0 to 2"]),
+        ({"modes_pattern": {"k_proj": {"out_modes": 1}}}, ["modes_pattern", "k_proj", "v_proj"]),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_fit_the_model(
+    llama: Callable, settings: dict, words: list[str]
+) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        get_peft_model(llama(), TeraConfig(target_modules=QV, **settings))
+    assert all(word in message_of(error) for word in words)
+
+
+def test_a_prime_size() -> None:
+    net = nn.ModuleDict({"first": nn.Linear(8, 6), "prime": nn.Linear(8, 13)})
+    with pytest.raises(ValueError, match="module prime: cannot split size 13 into 2 modes"):
+        get_peft_model(net, TeraConfig(target_modules=["first", "prime"]))
+    whole = TeraConfig(target_modules=["prime"], out_modes=1)
+    get_peft_model(nn.ModuleDict({"prime": nn.Linear(8, 13)}), whole)
+
+
+def test_a_module_that_is_not_linear(llama: Callable) -> None:
+    with pytest.raises(ValueError, match=r"module model\.embed_tokens is a Embedding"):
+        get_peft_model(llama(), TeraConfig(target_modules=["embed_tokens"]))
+
+
+@pytest.mark.parametrize("config", [TeraConfig, LoraConfig])
+@pytest.mark.parametrize(
+    ("targets", "hint"),
+    [
+        (["q_proj", "v_porj"], "did you mean v_proj"),
+        (["self_attn.qproj"], "did you mean q_proj"),
+        ("v_pro", "did you mean v_proj"),
+        (["zzz"], "there are"),
+        ("(q_proj", "regular expression"),
+    ],
+    ids=str,
+)
+def test_unknown_targets(llama: Callable, config: type, targets: object, hint: str) -> None:
+    with torch.device("meta"):
+        model = llama()
+    with pytest.raises(ValueError, match="target_modules") as error:
+        check_targets(model, config(target_modules=targets))
+    assert hint in message_of(error)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TeraConfig(target_modules=QV),
+        TeraConfig(target_modules=["self_attn.q_proj"]),
+        TeraConfig(target_modules=r".*\.(q|v)_proj"),
+        LoraConfig(target_modules="all-linear"),
+        LoraConfig(),
+        PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"),
+    ],
+    ids=lambda config: f"{type(config).__name__} {getattr(config, 'target_modules', '')}",
+)
+def test_known_targets(llama: Callable, config: object) -> None:
+    check_targets(llama(), config)

@@ -1,0 +1,178 @@
+"""A TeRA layer around particular base layers: half precision, hooks, trained, quantised."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from peft import get_peft_model
+from peft.utils.quantization_utils import QuantizationBackend
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tera_pl.adapters import TeraConfig
+from tera_pl.adapters.tera import TeraLayer, layer, model
+
+
+def adapt(base: nn.Module, **settings: object) -> tuple[nn.Module, TeraLayer]:
+    net = nn.Sequential(base)
+    get_peft_model(net, TeraConfig(target_modules=["0"], **settings))
+    return net, net[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_unmerge_restores_every_bit(dtype: torch.dtype, perturb: Callable) -> None:
+    base = nn.Linear(30, 24).to(dtype)
+    weight = base.weight.detach().clone()
+    net, adapted = adapt(base)
+    perturb(net)
+    for _ in range(3):
+        adapted.merge()
+        assert not torch.equal(base.weight, weight)
+        adapted.unmerge()
+        assert torch.equal(base.weight, weight)
+    assert adapted._weight_before_merge is None
+
+
+def test_merge_rounds_once(perturb: Callable) -> None:
+    base = nn.Linear(30, 24).to(torch.bfloat16)
+    weight = base.weight.detach().clone()
+    net, adapted = adapt(base)
+    perturb(net)
+    adapted.merge()
+    exact = weight.float() + adapted.get_delta_weight("default")
+    assert torch.equal(base.weight, exact.bfloat16())
+
+
+def test_unmerge_after_a_move() -> None:
+    base = nn.Linear(30, 24)
+    weight = base.weight.detach().clone()
+    net, adapted = adapt(base, init_weights=False)
+    adapted.merge()
+    net.double()
+    adapted.unmerge()
+    assert torch.equal(base.weight, weight.double())
+
+
+def test_safe_merge_leaves_the_weight_alone() -> None:
+    base = nn.Linear(30, 24)
+    weight = base.weight.detach().clone()
+    _, adapted = adapt(base)
+    adapted.tera_vectors["default"][0].data[1] = float("nan")
+    with pytest.raises(ValueError, match=r"NaNs detected in the merged weights\. The adapter def"):
+        adapted.merge(safe_merge=True)
+    assert torch.equal(base.weight, weight)
+    assert not adapted.merged
+
+
+def test_vectors_near_one_are_not_rounded_to_the_type_of_the_base() -> None:
+    _, adapted = adapt(nn.Linear(30, 24).to(torch.bfloat16), init_weights=False)
+    before = adapted.get_delta_weight("default")
+    adapted.tera_vectors["default"][0].data *= 1 + 2**-12  # vanishes between steps of bfloat16
+    after = adapted.get_delta_weight("default")
+    # Sums of dozens of float32 terms: some 2^-24 each, far from 2^-12.
+    error = (after - before * (1 + 2**-12)).norm()
+    assert error <= 2**-20 * before.norm()
+
+
+def test_hooks_of_the_base_layer_are_called() -> None:
+    base = nn.Linear(30, 24)
+    net, _ = adapt(base, init_weights=False)
+    x = torch.randn(4, 30)
+    expected = net(x)
+    seen = []
+    base.register_forward_hook(lambda module, args, output: seen.append(output))
+    torch.testing.assert_close(net(x), expected)
+    assert len(seen) == 1
+
+
+def test_a_base_weight_that_is_trained_too_has_its_gradient() -> None:
+    base = nn.Linear(30, 24, dtype=torch.float64)
+    net, adapted = adapt(base, init_weights=False, compute="materialised")
+    base.requires_grad_(True)
+    x = torch.randn(4, 30, dtype=torch.float64)
+    net(x).sum().backward()
+    torch.testing.assert_close(base.weight.grad, x.sum(0).expand(24, 30))
+    assert all(vector.grad is not None for vector in adapted.tera_vectors["default"])
+
+
+def test_dropout_acts_on_the_update_and_in_training_only() -> None:
+    base = nn.Linear(30, 24)
+    net, adapted = adapt(base, init_weights=False, dropout=0.5)
+    x = torch.ones(64, 30)
+    torch.manual_seed(0)
+    net.train()
+    kept = torch.nn.functional.dropout(x, 0.5)
+    torch.manual_seed(0)
+    delta = adapted.get_delta_weight("default")
+    torch.testing.assert_close(net(x), base(x) + kept @ delta.T)
+    net.eval()
+    torch.testing.assert_close(net(x), base(x) + x @ delta.T)
+
+
+@pytest.mark.parametrize("compute", ["factored", "materialised"])
+def test_autocast(compute: str) -> None:
+    net, adapted = adapt(nn.Linear(30, 24), init_weights=False, compute=compute)
+    x = torch.randn(4, 30)
+    expected = net(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = net(x)
+        outputs.float().sum().backward()
+    assert outputs.dtype == torch.bfloat16
+    # A few roundings to bfloat16 (2^-9 each) on the way of sums of 30 terms.
+    assert (outputs - expected).norm() <= 8 * 2**-9 * expected.norm()
+    assert all(v.grad.dtype == torch.float32 for v in adapted.tera_vectors["default"])
+
+
+class Int8Linear(nn.Module):
+    """Stands for a quantised layer: 8-bit weights with one scale per row."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.bias = linear.bias
+        self.store(linear.weight.data)
+
+    def store(self, weight: Tensor) -> None:
+        self.scale = weight.abs().amax(1, keepdim=True) / 127
+        quantised = (weight / self.scale).round().to(torch.int8)
+        self.weight = nn.Parameter(quantised, requires_grad=False)
+
+    def dequantised(self) -> Tensor:
+        return self.weight * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.dequantised().to(x.dtype), self.bias)
+
+
+class Int8Backend(QuantizationBackend):
+    supports_merge = True
+    layer_type = "linear"
+
+    def get_base_weight(self, base_layer: nn.Module) -> Tensor:
+        return base_layer.dequantised()
+
+    def set_base_weight(self, peft_layer: nn.Module, weight_data: Tensor) -> None:
+        peft_layer.get_base_layer().store(weight_data)
+
+
+def test_quantised_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(base: nn.Module, **kwargs: object) -> QuantizationBackend | None:
+        return Int8Backend() if isinstance(base, Int8Linear) else None
+
+    monkeypatch.setattr(layer, "resolve_quantization_backend", resolve)
+    monkeypatch.setattr(model, "resolve_quantization_backend", resolve)
+    base = Int8Linear(nn.Linear(30, 24))
+    weight = base.weight.clone()
+    net, adapted = adapt(base, init_weights=False)
+    network = adapted.get_tensor_network("default")
+    assert network.core.dtype == torch.float32
+    x = torch.randn(4, 30)
+    delta = adapted.get_delta_weight("default")
+    expected = base(x) + x @ delta.T
+    torch.testing.assert_close(net(x), expected)
+    adapted.merge(safe_merge=True)
+    # Each weight is off by half a step at most, which is its row's largest weight / 127.
+    step = (base.scale * 0.5).T
+    assert ((net(x) - expected).abs() <= x.abs().sum(1, keepdim=True) * step * (1 + 1e-4)).all()
+    adapted.unmerge()
+    assert torch.equal(base.weight, weight)

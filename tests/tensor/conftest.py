@@ -1,0 +1,34 @@
+"""Networks of unequal sizes, so that a swapped mode cannot pass."""
+
+import pytest
+import torch
+
+from tera_pl.tensor import TensorNetwork
+
+# modes, ranks, out_order: order 2 to 5, every kind of split, ranks below and equal to the sizes.
+SHAPES = {
+    "matrix": ((3, 5), (3, 5), 1),
+    "matrix_low_rank": ((3, 5), (2, 4), 1),
+    "out_split": ((2, 3, 7), (2, 3, 7), 2),
+    "in_split": ((7, 2, 3), (7, 2, 3), 1),
+    "both_split": ((2, 3, 5, 4), (2, 2, 3, 4), 2),
+    "five_modes": ((3, 2, 4, 2, 3), (2, 2, 3, 1, 3), 3),
+}
+
+
+def make_network(shape, dtype=torch.float64, scaling=0.7, seed=0):
+    modes, ranks, out_order = SHAPES[shape]
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64).to(dtype)
+
+    factors = [draw(rank, mode) for rank, mode in zip(ranks, modes, strict=True)]
+    wide = torch.promote_types(dtype, torch.float32)
+    vectors = [draw(rank).to(wide).requires_grad_() for rank in ranks]
+    return TensorNetwork(draw(*ranks), factors, vectors, out_order, scaling)
+
+
+@pytest.fixture(params=SHAPES)
+def network(request):
+    return make_network(request.param)

@@ -1,0 +1,186 @@
+"""Both ways to apply a network, forward and backward, and what they keep."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from tera_pl.tensor import TensorNetwork, apply, apply_linear, contract
+from tests.tensor.conftest import make_network
+
+WAYS = ["factored", "materialised", "auto"]
+
+
+def rebuild(network, vectors):
+    return TensorNetwork(network.core, network.factors, vectors, network.out_order, network.scaling)
+
+
+def tensors(network, rows=6, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(1)
+    shapes = [
+        (rows, network.in_features),
+        (network.out_features, network.in_features),
+        (network.out_features,),
+    ]
+    drawn = [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes]
+    return drawn[0].requires_grad_(), drawn[1], drawn[2]
+
+
+@pytest.mark.parametrize("compute", WAYS)
+def test_application_is_the_product_with_the_update(network, compute):
+    inputs, weight, bias = tensors(network)
+    update = contract(network)
+    torch.testing.assert_close(
+        apply(network, inputs, compute), inputs @ update.T, rtol=0, atol=1e-10
+    )
+    torch.testing.assert_close(
+        apply_linear(network, inputs, weight, bias, compute),
+        inputs @ (weight + update).T + bias,
+        rtol=0,
+        atol=1e-10,
+    )
+
+
+@pytest.mark.parametrize("compute", WAYS[:2])
+def test_gradients(network, compute):
+    inputs, weight, bias = tensors(network)
+
+    def alone(inputs, *vectors):
+        return apply(rebuild(network, vectors), inputs, compute)
+
+    def with_layer(inputs, *vectors):
+        return apply_linear(rebuild(network, vectors), inputs, weight, bias, compute)
+
+    assert gradcheck(alone, (inputs, *network.vectors))
+    assert gradcheck(with_layer, (inputs, *network.vectors))
+
+
+@pytest.mark.parametrize("compute", WAYS[:2])
+def test_second_derivative_is_a_clear_error_or_right(compute):
+    network = make_network("out_split")
+    inputs, weight, _ = tensors(network)
+    for outputs in (apply(network, inputs, compute), apply_linear(network, inputs, weight)):
+        with pytest.raises(RuntimeError, match="no second derivative: multiply with contract"):
+            torch.autograd.grad(outputs.sum(), inputs, create_graph=True)
+    assert gradgradcheck(
+        lambda x, *v: x @ contract(rebuild(network, v)).T, (inputs, *network.vectors)
+    )
+
+
+@pytest.mark.parametrize("rows", [2, 500])
+def test_materialised_gradient_in_both_orders(rows):
+    # Few rows: (g L)^T (x M^T); many: L^T (g^T x) M^T.
+    network = make_network("both_split")
+    inputs, _, _ = tensors(network, rows)
+    by_autograd = torch.autograd.grad((inputs @ contract(network).T).sin().sum(), network.vectors)
+    ours = torch.autograd.grad(apply(network, inputs, "materialised").sin().sum(), network.vectors)
+    torch.testing.assert_close(ours, by_autograd, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("with_layer", [False, True])
+def test_ways_agree_to_rounding(dtype, with_layer):
+    network = make_network("both_split", dtype)
+    inputs, weight, bias = tensors(network, dtype=dtype)
+    results = []
+    for compute in WAYS[:2]:
+        if with_layer:
+            outputs = apply_linear(network, inputs, weight, bias, compute)
+        else:
+            outputs = apply(network, inputs, compute)
+        gradients = torch.autograd.grad(outputs.float().square().sum(), [inputs, *network.vectors])
+        results.append([outputs, *gradients])
+    # Each way rounds after at most eight products in a row; every rounding is half an eps of the
+    # largest value on the way, which cancellation may leave ten times above the result's scale.
+    eps = torch.finfo(dtype).eps
+    for first, second in zip(*results, strict=True):
+        scale = first.float().abs().max().item()
+        torch.testing.assert_close(first, second, rtol=0, atol=8 * 10 * eps / 2 * scale)
+
+
+def test_outputs_have_the_type_of_the_frozen_layer():
+    network = make_network("out_split", torch.bfloat16)
+    inputs, weight, bias = tensors(network, dtype=torch.bfloat16)
+    for compute in WAYS:
+        outputs = apply_linear(network, inputs, weight, bias, compute)
+        assert outputs.dtype == torch.bfloat16
+        grads = torch.autograd.grad(outputs.sum(), [inputs, *network.vectors])
+        assert [g.dtype for g in grads] == [torch.bfloat16] + [torch.float32] * 3
+
+
+@pytest.mark.parametrize("compute", WAYS)
+def test_small_update_survives_a_bfloat16_weight(compute):
+    # DeltaW is about a thousandth of the weight: below half a step of bfloat16 (2^-9) for most
+    # entries, so adding it to the weight in bfloat16 would drop most of it.
+    network = make_network("in_split", torch.bfloat16, scaling=1e-3)
+    inputs, weight, _ = tensors(network, rows=40, dtype=torch.bfloat16)
+    weight = weight * 4
+    update = contract(network).detach()
+    exact = inputs.detach().float() @ update.T
+    summed = inputs.detach().float() @ (weight + update.bfloat16()).float().T
+    lost = summed - inputs.detach().float() @ weight.float().T - exact
+    # The same inputs without the frozen part, whose own rounding would hide the update.
+    ours = apply_linear(network, inputs.detach(), torch.zeros_like(weight), None, compute).detach()
+    assert lost.norm() > 0.3 * exact.norm()
+    assert (ours.float() - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("compute", WAYS)
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 3)])
+def test_leading_dimensions(compute, shape):
+    network = make_network("both_split")
+    inputs = torch.randn(*shape, network.in_features, dtype=torch.float64)
+    outputs = apply(network, inputs, compute)
+    assert outputs.shape == (*shape, network.out_features)
+    torch.testing.assert_close(outputs, inputs @ contract(network).T)
+
+
+def test_inputs_need_not_be_contiguous():
+    network = make_network("both_split")
+    inputs = torch.randn(network.in_features, 5, dtype=torch.float64).T
+    torch.testing.assert_close(apply(network, inputs), inputs @ contract(network).T)
+
+
+def test_wrong_input_and_way_are_refused():
+    network = make_network("both_split")
+    with pytest.raises(ValueError, match=r"shape \(2, 21\): expected 20 in the last dimension"):
+        apply(network, torch.randn(2, 21))
+    with pytest.raises(ValueError, match="compute is 'fast': expected auto"):
+        apply(network, torch.randn(2, 20, dtype=torch.float64), "fast")
+
+
+def saved_bytes(function):
+    """Bytes of what autograd saves while a function runs, and the result to keep it alive."""
+    saved = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function()
+    return saved, result
+
+
+@pytest.mark.parametrize("compute", WAYS[:2])
+@pytest.mark.parametrize("with_layer", [False, True])
+def test_only_input_and_vectors_are_saved(compute, with_layer):
+    size = 64
+    core, factor = torch.randn(8, 8, size), torch.randn(size, size)
+    factors = [torch.randn(8, 8), torch.randn(8, 8), factor]
+    vectors = [torch.randn(n).requires_grad_() for n in (8, 8, size)]
+    network = TensorNetwork(core, factors, vectors, 2)
+    weight = torch.randn(size, size)
+    inputs = torch.randn(16, size, requires_grad=True)
+
+    def run():
+        if with_layer:
+            return apply_linear(network, inputs, weight, None, compute)
+        return apply(network, inputs, compute)
+
+    saved, _ = saved_bytes(run)
+    frozen = {t.untyped_storage().data_ptr() for t in (core, *factors, weight)}
+    new = {pointer: size for pointer, size in saved.items() if pointer not in frozen}
+    # The input, and vectors with their products: at most six vectors of one dimension's size.
+    assert sum(new.values()) <= inputs.nbytes + 6 * 4 * size
+    assert max(new.values()) == inputs.nbytes < weight.nbytes

@@ -1,0 +1,56 @@
+"""Costs by hand, and the choice they lead to."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tera_pl.tensor import choose_compute
+from tera_pl.tensor.compute import factored_cost, kron_cost, materialised_cost
+
+N = 4096
+SPLIT = {"modes": [64, 64, N], "ranks": [64, 64, N], "out_order": 2}
+SMALL = 2 * 64 * N  # one token through a dimension of 4096 split in 64 x 64
+
+
+def test_kron_cost_by_hand():
+    # (2, 3) -> (5, 7): first 2 -> 5 for each of 3, then 3 -> 7 for each of 5.
+    assert kron_cost([2, 3], [5, 7]) == 5 * 2 * 3 + 5 * 7 * 3
+
+
+def test_factored_cost_by_hand():
+    assert factored_cost(tokens=10, **SPLIT) == 10 * (3 * N * N + 3 * N * N + 2 * SMALL)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_materialised_cost_by_hand(fused):
+    tokens = 10
+    build = N * (N * N) + N * SMALL
+    # Few tokens: cheaper to bring gradient and input to the core than to form g^T x.
+    core_gradient = tokens * (N * N + SMALL + N * N)
+    own_products = 0 if fused else 2 * tokens * N * N
+    expected = 2 * build + core_gradient + own_products
+    assert materialised_cost(tokens=tokens, fused=fused, **SPLIT) == expected
+
+
+def test_many_tokens_form_the_gradient_of_the_weight():
+    tokens = 100 * N
+    core_gradient = tokens * N * N + N * N * N + N * SMALL
+    expected = 2 * (N * N * N + N * SMALL) + core_gradient
+    assert materialised_cost(tokens=tokens, fused=True, **SPLIT) == expected
+
+
+def test_crossover_by_hand():
+    # Without the cheap side: factored 6 T n^2, materialised 2 n^3 + min(T n^2 + n^3, 2 T n^2),
+    # equal at T = n / 2, where 2 T < T + n still holds.
+    assert choose_compute(tokens=int(0.48 * N), fused=True, **SPLIT) == "factored"
+    assert choose_compute(tokens=int(0.54 * N), fused=True, **SPLIT) == "materialised"
+    # With two products of its own, 2 T n^2 more: equal at T = n.
+    assert choose_compute(tokens=int(0.96 * N), fused=False, **SPLIT) == "factored"
+    assert choose_compute(tokens=int(1.10 * N), fused=False, **SPLIT) == "materialised"
+
+
+@given(st.integers(0, 3 * N), st.integers(0, 3 * N), st.booleans())
+def test_once_materialised_pays_it_pays_for_more_tokens(first, second, fused):
+    few, many = sorted([first, second])
+    if choose_compute(tokens=few, fused=fused, **SPLIT) == "materialised":
+        assert choose_compute(tokens=many, fused=fused, **SPLIT) == "materialised"
