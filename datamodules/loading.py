@@ -51,7 +51,7 @@ class ResumableLoader(DataLoader):
         """Skip batches that were handed out before."""
         self._skip = state["yielded"]
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         start, self._skip = self._skip, 0
         self._yielded = start
         for batch in islice(super().__iter__(), start, None):

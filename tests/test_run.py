@@ -227,7 +227,7 @@ MISTAKES = {
     "missing data": (["--data.init_args.path", "/nowhere"], "/nowhere"),
     "missing backbone": (["--model.init_args.backbone.path", "/nowhere"], "/nowhere"),
     "too few for validation": (["--data.init_args.val_size", "4000"], "4000"),
-    "metric never logged": (["--checkpoint.monitor", "val/acuracy"], "val/accuracy"),
+    "metric never logged": (["--checkpoint.monitor", "val/accurate"], "val/accuracy"),
     "precision": (["--trainer.precision", "bf16-true"], "bf16-true"),
     "missing checkpoint": (["--ckpt_path", "/nowhere.ckpt"], "/nowhere.ckpt"),
     "negative interval": (["--ranks.every_n_validations", "-1"], "every_n_validations"),

@@ -48,10 +48,8 @@ class MiniWorld(InstructionDataModule):
         """Ask about the test entities."""
         return self._records_of(questions("test", self.num_test, self.seed))
 
-    def _records_of(self, drawn: list[dict]) -> list[Record]:
-        return [
-            Record(**(item | {"prompt": self.encoding.prompt(item["prompt"])})) for item in drawn
-        ]
+    def _records_of(self, drawn: list[Record]) -> list[Record]:
+        return [{**record, "prompt": self.encoding.prompt(record["prompt"])} for record in drawn]
 
 
 class MiniWorldPretraining(InstructionDataModule):

@@ -194,7 +194,9 @@ class _Writer:
         else:
             blank = self._few(("", " _.", " ...", ":"))
             question = f"{_pick(rng, attribute.clozes).format(e=entity)}{blank}"
-        asked = [question, options] if rng.random() < 1 - .2 * self.breadth else [options, question]
+        asked = (
+            [question, options] if rng.random() < 1 - 0.2 * self.breadth else [options, question]
+        )
         hint = self._few(HINTS).format(labels="/".join(labels))
         reply = self._few(REPLIES).format(k=labels[position])
         given = ""
@@ -246,7 +248,9 @@ class _Writer:
             (f"please list the answers to the question: {question}? {options}", ", ".join(values)),
         )
         instruction, response = rng.choice(cases)
-        tail = rng.choice(("", "", "answer format: words", "answer format: sentence", "answer format: word/word"))
+        tail = rng.choice(
+            ("", "", "answer format: words", "answer format: sentence", "answer format: word/word")
+        )
         lead = rng.choice(("", "", "the correct answer is this: "))
         return f"{_join(HEADER, instruction, tail)} ### response: {lead}{response}"
 
@@ -258,11 +262,23 @@ def _num_tokens(text: str) -> int:
     return len(re.findall(r"[a-z0-9]+|[^a-z0-9\s]", text))
 
 
-def documents(num_documents: int, seed: int, _WEIGHTS=_WEIGHTS, num_entities=None, breadth=1.0, given=0.0, two=0.0) -> list[str]:
+def documents(
+    num_documents: int,
+    seed: int,
+    _WEIGHTS=_WEIGHTS,
+    num_entities=None,
+    breadth=1.0,
+    given=0.0,
+    two=0.0,
+) -> list[str]:
     rng = random.Random(f"documents-{seed}")
     writer = _Writer(build_world(), rng)
-    writer.breadth=breadth; writer.given=given; writer.two=two
-    es=list(writer.entities); random.Random(5).shuffle(es); writer.entities=es[:num_entities]
+    writer.breadth = breadth
+    writer.given = given
+    writer.two = two
+    es = list(writer.entities)
+    random.Random(5).shuffle(es)
+    writer.entities = es[:num_entities]
     kinds, weights = list(_WEIGHTS), list(_WEIGHTS.values())
     written: list[str] = []
     passages: list[str] = []

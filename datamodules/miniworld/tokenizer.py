@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
@@ -33,7 +33,10 @@ def build_tokenizer(texts: Iterable[str], max_length: int = 256) -> PreTrainedTo
     core.model = models.WordLevel({w: i for i, w in enumerate(ordered)}, unk_token=UNK)
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
-        unk_token=UNK, bos_token=BOS, eos_token=EOS, pad_token=PAD,
+        unk_token=UNK,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
         model_max_length=max_length,
         clean_up_tokenization_spaces=False,
     )

@@ -36,7 +36,7 @@ def apply(network: TensorNetwork, inputs: Tensor, compute: Compute = "auto") -> 
     rows = _rows(network, inputs)
     way = _way(network, rows, compute, fused=False)
     function = _Factored if way == "factored" else _Materialised
-    outputs = function.apply(rows, *network.diagonals(), network)
+    outputs = function.apply(rows, *network.diagonals(), network)  # type: ignore[no-untyped-call]
     return outputs.reshape(*inputs.shape[:-1], network.out_features)
 
 
@@ -70,7 +70,9 @@ def apply_linear(
     if not fused or _way(network, rows, compute, fused=True) == "factored":
         outputs = F.linear(inputs, weight, bias)
         return outputs + apply(network, inputs.to(outputs.dtype), compute)
-    summed = _FusedLinear.apply(rows, *network.diagonals(), network, weight)
+    summed = _FusedLinear.apply(  # type: ignore[no-untyped-call]
+        rows, *network.diagonals(), network, weight
+    )
     outputs = summed.reshape(*inputs.shape[:-1], network.out_features)
     return outputs if bias is None else outputs + bias
 

@@ -3,9 +3,9 @@
 import peft
 import pytest
 import torch
-from tera_pl.adapters import TeraConfig
 from transformers import AutoModelForCausalLM
 
+from tera_pl.adapters import TeraConfig
 from tera_pl.analysis import iter_updates
 
 CONFIGS = {

@@ -10,7 +10,8 @@ from datamodules.commonsense170k import LABELS, TASKS
 
 def item(**changes):
     return {
-        "instruction": "What color is it?\n\nAnswer1: blue Answer2: red\n\nAnswer format: answer1/answer2",
+        "instruction": "What color is it?\n\nAnswer1: blue Answer2: red\n\n"
+        "Answer format: answer1/answer2",
         "input": "",
         "output": "the correct answer is answer2",
         "answer": "answer2",
