@@ -25,7 +25,7 @@ CACHE = Path(__file__).parents[2] / ".cache" / "peft_suite"
 # Not named after their architectures, by which PEFT tells what other methods cannot do.
 LLAMA, GPT2 = str(CACHE / "tiny-linear"), str(CACHE / "tiny-conv1d")
 
-# The dimensions of PEFT's models: MLP 10 -> 20 -> 2, EmbConv1D 5 -> 1, MLP with a transposed layer.
+# The sizes of the layers of PEFT's models: lin0 10 -> 20, lin1 20 -> 2, conv1d 5 -> 1.
 VARIANTS = {
     "out split": {"out_modes": 2, "in_modes": 1},
     "in split": {"out_modes": 1, "in_modes": 2},
