@@ -33,6 +33,8 @@ class InstructionDataModule(LightningDataModule):
         num_workers: Loader processes.
     """
 
+    shuffle = True
+
     def __init__(
         self,
         tokenizer: str,
@@ -99,12 +101,12 @@ class InstructionDataModule(LightningDataModule):
         return tuple([records[i] for i in parts[name]["index"]] for name in ("train", "test"))  # type: ignore[return-value]
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled training batches."""
+        """Training batches, shuffled unless the order of the data is part of it."""
         rows = self._encoded["train"].select_columns(["input_ids", "labels"])
         return ResumableLoader(
             rows,
             batch_size=self.batch_size,
-            sampler=EpochSampler(rows, seed=torch.initial_seed()),
+            sampler=EpochSampler(rows, seed=torch.initial_seed()) if self.shuffle else None,
             **self._loader_settings(TrainCollator),
         )
 

@@ -1,9 +1,13 @@
 """From records to tokens: template, special tokens, loss mask, truncation."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+import datasets
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -13,6 +17,9 @@ ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately "
     "completes the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n"
 )
+
+SCHEME = 1  # of what `encode` returns; a new one leaves old caches alone
+CACHED_FROM = 5_000  # records; fewer are tokenised in about a second
 
 
 @dataclass(frozen=True)
@@ -95,9 +102,9 @@ def encode(
         encoding: How.
 
     Returns:
-        A dataset with `input_ids`, `labels` (-100 where nothing is learnt), `prompt_ids` (the whole
-        prompt, for generation) and `num_cut` (prompt or response tokens that were cut), one row
-        per record. Cached by `datasets`, keyed by records, tokenizer and encoding.
+        A dataset, one row per record, with `input_ids`, `labels` (-100 where nothing is learnt),
+        `prompt_ids` (the whole prompt, for generation), `num_prompt_cut` and `num_response_cut`
+        (tokens lost to `max_length`). Large ones are cached on disk and memory-mapped.
 
     Raises:
         ValueError: If a response is too long and may not be cut, naming the record.
@@ -105,9 +112,13 @@ def encode(
     dataset = Dataset.from_list(
         [{"id": r["id"], "prompt": r["prompt"], "response": r["response"]} for r in records]
     )
-    arguments = {"tokenizer": tokenizer, "settings": asdict(encoding)}
     encoded = dataset.map(
-        _encode_batch, batched=True, remove_columns=dataset.column_names, fn_kwargs=arguments
+        _encode_batch,
+        batched=True,
+        remove_columns=dataset.column_names,
+        fn_kwargs={"tokenizer": tokenizer, "settings": asdict(encoding)},
+        cache_file_name=_cache_file(records, tokenizer, encoding),
+        load_from_cache_file=True,
     )
     if not encoding.allow_truncated_responses:
         for record, cut in zip(records, encoded["num_response_cut"], strict=True):
@@ -117,6 +128,28 @@ def encode(
                     f"{encoding.max_length}: raise it, or set encoding.allow_truncated_responses"
                 )
     return encoded
+
+
+def _cache_file(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, encoding: Encoding
+) -> str | None:
+    """Name the cache of an encoding by all it depends on; a few records need none.
+
+    The key that `datasets` would take hashes the tokenizer as an object, which changes with use.
+    """
+    if len(records) < CACHED_FROM:
+        return None
+    key = hashlib.sha256(f"{SCHEME} {asdict(encoding)}".encode())
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    # Set by every call, and of no effect on the tokens.
+    state["padding"] = state["truncation"] = None
+    key.update(json.dumps(state, sort_keys=True).encode())
+    key.update(f"{tokenizer.bos_token_id} {tokenizer.eos_token_id}".encode())
+    for record in records:
+        key.update(json.dumps([record["id"], record["prompt"], record["response"]]).encode())
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "tera_pl"
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder / f"{key.hexdigest()}.arrow")
 
 
 def _encode_batch(

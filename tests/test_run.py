@@ -251,6 +251,22 @@ def test_mistake_is_one_line_and_exit_2(name, config, tmp_path, monkeypatch, cap
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+def test_broken_record_is_one_line_and_exit_2(
+    config, tiny_commonsense, tmp_path, monkeypatch, capfd
+):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_commonsense, data)
+    path = data / "openbookqa" / "train.json"
+    records = json.loads(path.read_text())
+    records[7]["output"] = ""
+    path.write_text(json.dumps(records))
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", str(config), "--data.init_args.path", str(data)]) == 2
+    error = capfd.readouterr().err
+    assert f"error: {path}, record 7: field 'output' is empty\n" in error
+    assert "Loading weights" not in error
+
+
 @pytest.mark.parametrize(
     ("change", "key"),
     [

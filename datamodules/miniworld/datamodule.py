@@ -63,6 +63,9 @@ class MiniWorldPretraining(InstructionDataModule):
         val_size: Number of documents held out for validation.
     """
 
+    # Documents are a course: they start with few people and few wordings.
+    shuffle = False
+
     def __init__(
         self,
         tokenizer: str,

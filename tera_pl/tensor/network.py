@@ -126,7 +126,9 @@ def kron_matmul(rows: Tensor, matrices: Sequence[Tensor]) -> Tensor:
         # The leading mode is multiplied and becomes the last; after all of them the order is back.
         rest = rows.shape[1] // matrix.shape[0]
         folded = rows.reshape(num_rows, matrix.shape[0], rest).transpose(1, 2)
-        rows = (folded @ matrix).reshape(num_rows, rest * matrix.shape[1])
+        # Two dimensions, or torch would make one small product per row.
+        product = folded.reshape(num_rows * rest, matrix.shape[0]) @ matrix
+        rows = product.reshape(num_rows, rest * matrix.shape[1])
     return rows
 
 

@@ -81,6 +81,20 @@ def test_round_trip(data, tokenizer):
     ] == learnt
 
 
+def test_cache_is_found_again_and_keyed_by_content(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.encoding.CACHED_FROM", 1)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    records = [record("What color", "blue"), record("What", "red")]
+    first = encode(records, tokenizer, PLAIN)
+    tokenizer(["some use"], padding=True)
+    again = encode(records, tokenizer, PLAIN)
+    assert len(list(tmp_path.rglob("*.arrow"))) == 1
+    assert again.to_list() == first.to_list()
+    encode(records, tokenizer, dataclasses.replace(PLAIN, add_eos=False))
+    encode(records[:1], tokenizer, PLAIN)
+    assert len(list(tmp_path.rglob("*.arrow"))) == 3
+
+
 def test_template_keeps_braces_of_the_instruction():
     assert Encoding().prompt("a {b} {instruction}") == ALPACA.replace(
         "{instruction}", "a {b} {instruction}"
