@@ -71,10 +71,9 @@ def apply_linear(
         outputs = F.linear(inputs, weight, bias)
         return outputs + apply(network, inputs.to(outputs.dtype), compute)
     summed = _FusedLinear.apply(  # type: ignore[no-untyped-call]
-        rows, *network.diagonals(), network, weight
+        rows, *network.diagonals(), network, weight, bias
     )
-    outputs = summed.reshape(*inputs.shape[:-1], network.out_features)
-    return outputs if bias is None else outputs + bias
+    return summed.reshape(*inputs.shape[:-1], network.out_features)
 
 
 class _Factored(torch.autograd.Function):
@@ -141,11 +140,19 @@ class _FusedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, left: Tensor, right: Tensor, network: TensorNetwork, weight: Tensor
+        ctx: Any,
+        rows: Tensor,
+        left: Tensor,
+        right: Tensor,
+        network: TensorNetwork,
+        weight: Tensor,
+        bias: Tensor | None,
     ) -> Tensor:
         ctx.save_for_backward(rows, left, right)
         ctx.network, ctx.weight = network, weight
-        return rows @ (build_update(_cast(network, rows.dtype), left, right) + weight).T
+        # The same kernel and memory layout as the frozen layer's own: with an update of zero the
+        # output is the same to the bit.
+        return F.linear(rows, weight + build_update(_cast(network, rows.dtype), left, right), bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -154,8 +161,8 @@ class _FusedLinear(torch.autograd.Function):
         network, grad_rows = _cast(ctx.network, rows.dtype), None
         grads = _diagonal_grads(ctx, network, rows, grad, left, right)
         if ctx.needs_input_grad[0]:
-            grad_rows = grad @ (build_update(network, left, right) + ctx.weight)
-        return grad_rows, *grads, None, None
+            grad_rows = grad @ (ctx.weight + build_update(network, left, right))
+        return grad_rows, *grads, None, None, None
 
 
 def _diagonal_grads(

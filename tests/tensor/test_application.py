@@ -184,3 +184,14 @@ def test_only_input_and_vectors_are_saved(compute, with_layer):
     # The input, and vectors with their products: at most six vectors of one dimension's size.
     assert sum(new.values()) <= inputs.nbytes + 6 * 4 * size
     assert max(new.values()) == inputs.nbytes < weight.nbytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("compute", WAYS)
+def test_update_of_zero_leaves_the_layer_to_the_bit(dtype, compute):
+    network = make_network("out_split", dtype)
+    inputs, weight, bias = tensors(network, rows=33, dtype=dtype)
+    vectors = [vector.detach() for vector in network.vectors]
+    vectors[1] = torch.zeros_like(vectors[1])
+    outputs = apply_linear(rebuild(network, vectors), inputs, weight, bias, compute)
+    assert torch.equal(outputs, torch.nn.functional.linear(inputs, weight, bias))
