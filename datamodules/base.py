@@ -98,7 +98,9 @@ class InstructionDataModule(LightningDataModule):
             )
         indices = Dataset.from_dict({"index": range(len(records))})
         parts = indices.train_test_split(self.val_size, shuffle=True, seed=self.split_seed)
-        return tuple([records[i] for i in parts[name]["index"]] for name in ("train", "test"))  # type: ignore[return-value]
+        return tuple(
+            [records[i] for i in sorted(parts[name]["index"])] for name in ("train", "test")
+        )  # type: ignore[return-value]
 
     def train_dataloader(self) -> DataLoader:
         """Training batches, shuffled unless the order of the data is part of it."""

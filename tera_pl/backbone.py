@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -190,11 +190,6 @@ def fingerprint_frozen(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()
-
-
-def describe(backbone: Backbone) -> dict[str, str | bool | None]:
-    """Give the settings of a backbone as plain values, for a report."""
-    return asdict(backbone)
 
 
 def _first_line(error: Exception) -> str:

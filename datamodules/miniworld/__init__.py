@@ -1,1 +1,1 @@
-"""MiniWorld: a small invented world, its benchmark, and the base model that has read about it."""
+"""MiniWorld: a small invented world, its benchmark, and the documents its base learns from."""

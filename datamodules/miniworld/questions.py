@@ -122,7 +122,7 @@ def questions(
     entities = world.train_entities if split == "train" else world.test_entities
     rng = random.Random(f"questions-{split}-{seed}")
     pairs = list(product(entities, ATTRIBUTES))
-    records = []
+    records: list[dict[str, Any]] = []
     while len(records) < num_examples:
         # Every form goes through all facts before any fact comes back.
         orders = [rng.sample(pairs, len(pairs)) for _ in FORMS]

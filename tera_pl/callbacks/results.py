@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import time
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -61,7 +62,11 @@ class ResultsWriter(Callback):
             if isinstance(callback, ResourceMonitor) and callback.summary:
                 section["resources"] = callback.summary
         results[stage] = section
-        results["settings"] = pl_module.spec | {"data": _describe_data(trainer)}
+        results["settings"] = pl_module.spec | {
+            "backbone": asdict(pl_module.backbone) | pl_module.spec["backbone"],
+            "generation": asdict(pl_module.generation),
+            "data": _describe_data(trainer),
+        }
         results["environment"] = _environment()
         write_whole(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
@@ -82,7 +87,9 @@ def _checkpoint(trainer: Trainer, stage: str) -> dict[str, Any]:
 
 def _describe_data(trainer: Trainer) -> dict[str, Any]:
     data = trainer.datamodule  # type: ignore[attr-defined]
-    described = {"class": f"{type(data).__module__}.{type(data).__qualname__}"}
+    described: dict[str, Any] = {"class": f"{type(data).__module__}.{type(data).__qualname__}"}
+    if hasattr(data, "encoding"):
+        described["encoding"] = asdict(data.encoding)
     if hasattr(data, "statistics"):
         described["statistics"] = data.statistics()
     return described

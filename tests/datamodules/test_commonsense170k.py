@@ -44,6 +44,7 @@ def test_validation_is_a_fixed_part_of_the_training_data(tmp_path, tiny_backbone
     assert splits[0] == splits[1]
     train, val = ([r["id"] for r in part] for part in splits[0])
     assert len(val) == 2
+    assert train == sorted(train)
     assert sorted(train + val) == sorted(r["id"] for r in data.train_records())
 
 
