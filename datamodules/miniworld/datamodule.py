@@ -1,5 +1,8 @@
 """MiniWorld as datamodules: the benchmark, and the documents its base is pretrained on."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from datamodules.base import InstructionDataModule
 from datamodules.encoding import Encoding
 from datamodules.miniworld.documents import documents
@@ -48,19 +51,29 @@ class MiniWorld(InstructionDataModule):
         """Ask about the test entities."""
         return self._records_of(questions("test", self.num_test, self.seed))
 
-    def _records_of(self, drawn: list[Record]) -> list[Record]:
-        return [{**record, "prompt": self.encoding.prompt(record["prompt"])} for record in drawn]
+    def _records_of(self, drawn: Sequence[dict[str, Any]]) -> list[Record]:
+        return [
+            Record(
+                prompt=self.encoding.prompt(item["prompt"]),
+                response=item["response"],
+                task=item["task"],
+                reference=item["reference"],
+                choices=item["choices"],
+                id=item["id"],
+            )
+            for item in drawn
+        ]
 
 
 class MiniWorldPretraining(InstructionDataModule):
-    """Documents about MiniWorld, to pretrain its base: every token is learnt.
+    """Documents about MiniWorld, to pretrain its base: every token is learnt, one pass in order.
 
     Args:
         tokenizer: Folder or Hub id; the command line takes the backbone's.
-        num_documents: Number of documents, validation included.
+        num_documents: Number of documents.
         seed: Seed of the documents.
         batch_size: Documents per batch.
-        val_size: Number of documents held out for validation.
+        val_size: Number of documents for validation, of their own seed and from the course's end.
     """
 
     # Documents are a course: they start with few people and few wordings.
@@ -69,31 +82,36 @@ class MiniWorldPretraining(InstructionDataModule):
     def __init__(
         self,
         tokenizer: str,
-        num_documents: int = 20_000,
+        num_documents: int = 64_000,
         seed: int = 0,
-        batch_size: int = 24,
+        batch_size: int = 16,
         val_size: int = 120,
     ) -> None:
-        super().__init__(
-            tokenizer,
-            Encoding(template="{instruction}", loss_on="all"),
-            batch_size,
-            batch_size,
-            val_size,
-        )
+        encoding = Encoding(template="{instruction}", loss_on="all")
+        super().__init__(tokenizer, encoding, batch_size, batch_size, val_size)
         self.num_documents = num_documents
         self.seed = seed
 
     def train_records(self) -> list[Record]:
         """Write the documents."""
-        return [
-            Record(
-                prompt="",
-                response=text,
-                task="document",
-                reference=text,
-                choices=None,
-                id=f"document-{self.seed}-{index}",
-            )
-            for index, text in enumerate(documents(self.num_documents, self.seed))
-        ]
+        return _as_records(documents(self.num_documents, self.seed), f"train-{self.seed}")
+
+    def split(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+        """Validate on documents of another seed, so that none is taken out of the course."""
+        seed = self.seed + 1
+        texts = documents(self.val_size, seed, curriculum=False)
+        return list(records), _as_records(texts, f"val-{seed}")
+
+
+def _as_records(texts: Sequence[str], name: str) -> list[Record]:
+    return [
+        Record(
+            prompt="",
+            response=text,
+            task="document",
+            reference=text,
+            choices=None,
+            id=f"document-{name}-{index}",
+        )
+        for index, text in enumerate(texts)
+    ]
