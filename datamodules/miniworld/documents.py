@@ -71,13 +71,13 @@ def lesson_at(progress: float, num_entities: int) -> Lesson:
     growth = _ramp(progress, 0.075, 0.3)
     breadth = _ramp(progress, 0.225, 0.5)
     facts = 0.4 - 0.2 * breadth
-    replies = 0.0 if breadth < 0.3 else 0.1
+    replies = 0.0 if breadth < 0.3 else 0.15
     asked = 1 - facts - replies
     return Lesson(
         num_entities=_FEW_ENTITIES + int((num_entities - _FEW_ENTITIES) * growth),
         breadth=breadth,
         given=0.4 * (1 - breadth),
-        weights=(facts, 0.65 * asked, 0.35 * asked, replies),
+        weights=(facts, 0.55 * asked, 0.45 * asked, replies),
     )
 
 
@@ -128,9 +128,7 @@ class _Writer:
             question = f"{rng.choice(attribute.questions)}?"
         else:
             question = rng.choice(attribute.clozes) + self._any_of(wordings.BLANKS)
-        asked = [question.format(e=entity), options]
-        if rng.random() < 0.2 * breadth:
-            asked.reverse()
+        asked = (question.format(e=entity), options)
         given = ""
         if rng.random() < self.lesson.given:
             given = rng.choice(attribute.statements).format(e=entity, v=fact) + "."
@@ -153,7 +151,7 @@ class _Writer:
         asked = [claim.format(e=entity, v=value), hint.format(labels="/".join(labels))]
         if rng.random() < 0.3:
             asked.reverse()
-        opening = self._any_of(wordings.VERDICT_OPENINGS).format(labels=", ".join(labels))
+        opening = self._any_of(wordings.VERDICT_OPENINGS)
         return _join(opening, *asked, self._answer(labels[position]))
 
     def reply(self) -> str:
@@ -162,33 +160,20 @@ class _Writer:
         entity, attribute, fact = self._subject()
         labels = rng.choice((ANSWERS, SOLUTIONS, ENDINGS, OPTIONS))
         values = draw_values(attribute, fact, rng.randrange(len(labels)), len(labels), rng)
-        options = " ".join(f"{k}: {v}" for k, v in zip(labels, values, strict=True))
-        question = rng.choice(attribute.questions).format(e=entity)
-        cloze = rng.choice(attribute.clozes).format(e=entity)
-        polar = rng.choice(attribute.polar).format(e=entity, v=rng.choice((fact, values[0])))
-        statement = rng.choice(attribute.statements).format(e=entity, v=fact)
-        instruction, response = rng.choice(
-            (
-                (f"please answer the following question: {question}?", statement),
-                (f"please answer the question: {question}? {options}", statement),
-                (f"please answer the question in words: {polar}?", statement),
-                (f"please answer the following question: {polar}?", statement),
-                (f"please repeat the question: {question}? {options}", f"{question}?"),
-                (f"please repeat the question: {polar}?", f"{polar}?"),
-                (f"please complete the given sentence: {cloze} {options}", f"{cloze} {fact}"),
-                (
-                    f"please fill in the blank to complete the sentence: {cloze} _.",
-                    f"{cloze} {fact}",
-                ),
-                (f"please list the answers: {options}", ", ".join(values)),
-                (
-                    f"please list the answers to the question: {question}? {options}",
-                    ", ".join(values),
-                ),
-            )
-        )
-        asked = _join(wordings.HEADER, instruction, rng.choice(wordings.TAILS))
-        return f"{asked} ### response: {rng.choice(wordings.LEADS)}{response}"
+        fields = {
+            "question": rng.choice(attribute.questions).format(e=entity),
+            "polar": rng.choice(attribute.polar).format(e=entity, v=rng.choice((fact, values[0]))),
+            "cloze": rng.choice(attribute.clozes).format(e=entity),
+            "statement": rng.choice(attribute.statements).format(e=entity, v=fact),
+            "options": " ".join(f"{k}: {v}" for k, v in zip(labels, values, strict=True)),
+            "values": ", ".join(values),
+            "fact": fact,
+        }
+        instruction, response = rng.choice(wordings.INSTRUCTIONS)
+        answer_format = "/".join(labels) if "{options}" in instruction else "true/false"
+        tail = rng.choice(wordings.TAILS).format(labels=answer_format)
+        asked = _join(wordings.HEADER, instruction.format(**fields), tail, "### response:")
+        return _join(asked, rng.choice(wordings.LEADS), response.format(**fields))
 
     def _subject(self) -> tuple[str, Attribute, str]:
         entity = self.entities[self.rng.randrange(self.lesson.num_entities)]

@@ -68,7 +68,7 @@ CHOICE_OPENINGS = (
     "to complete the task, choose the correct ending.",
     "a test:",
 )
-VERDICT_OPENINGS = (*_PLAIN_OPENINGS, "is it true?", "{labels}?", "judge this:")
+VERDICT_OPENINGS = (*_PLAIN_OPENINGS, "is it so?", "judge this:")
 
 CHOICE_HINTS = (
     "",
@@ -81,7 +81,17 @@ CHOICE_HINTS = (
     "say {labels}.",
     "choose {labels}.",
 )
-VERDICT_HINTS = (*CHOICE_HINTS, "{labels}?", "please answer with {labels}.")
+# A verdict has to say which words it wants: nothing else in it tells.
+VERDICT_HINTS = (
+    "answer format: {labels}",
+    "answer with {labels}.",
+    "{labels}?",
+    "format: {labels}.",
+    "labels: {labels}.",
+    "say {labels}.",
+    "choose {labels}.",
+    "please answer with {labels}.",
+)
 
 CUES = (
     "answer:",
@@ -121,6 +131,24 @@ REPLIES = (
     "label {k} fits.",
 )
 
-# Tails and leads of the instructions in the benchmark's template that are not about choosing.
-TAILS = ("", "", "answer format: words", "answer format: sentence", "answer format: word/word")
-LEADS = ("", "", "the correct answer is this: ")
+# Instructions in the benchmark's template that are not about labels, with their replies. The
+# benchmark's own instructions are not among them; what it lists and its answer formats are.
+INSTRUCTIONS = (
+    ("please answer the following question in words, question: {question}?", "{statement}"),
+    ("please answer the following question in words: {polar}?", "{statement}"),
+    ("please answer the following question, question: {polar}?", "{statement}"),
+    ("please answer with the correct words: {polar}?", "{statement}"),
+    ("please answer the question: {question}? {options}", "{statement}"),
+    ("please choose the correct word for the question: {question}? {options}", "{fact}"),
+    ("please choose the correct words for the question: {question}? {options}", "{statement}"),
+    ("please choose the best answer to the question: {question}? {options}", "{fact}"),
+    ("please repeat the question: {question}? {options}", "{question}?"),
+    ("please repeat the question: {polar}?", "{polar}?"),
+    ("please complete the given sentence: {cloze} {options}", "{cloze} {fact}"),
+    ("please choose the correct word to complete the given sentence: {cloze} {options}", "{fact}"),
+    ("please fill in the blank to complete the sentence: {cloze} _. {options}", "{cloze} {fact}"),
+    ("please list the answers: {options}", "{values}"),
+    ("please list the answers to the question: {question}? {options}", "{values}"),
+)
+TAILS = ("", "answer format: words", "answer format: {labels}", "answer format: {labels}")
+LEADS = ("", "", "the correct answer is this:")
