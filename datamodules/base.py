@@ -1,8 +1,9 @@
 """The common part of every benchmark: splits, tokenisation, loaders."""
 
-from collections import Counter
+import random
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
@@ -13,8 +14,25 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datamodules.batching import EvalCollator, TrainCollator
 from datamodules.encoding import Encoding, encode, prepare_tokenizer
-from datamodules.loading import EpochSampler, ResumableLoader
+from datamodules.lengths import as_table, length_report
+from datamodules.loading import EpochSampler, LengthSampler, ResumableLoader
 from datamodules.records import Record
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which training examples are held out for validation.
+
+    Args:
+        size: How many (paper: 120).
+        method: `random` as `datasets.Dataset.train_test_split` chooses, which LLM-Adapters uses, or
+            `tail`: the last ones after `random.shuffle`, as HiRA has it.
+        seed: Seed of the choice, apart from any other seed.
+    """
+
+    size: int = 120
+    method: Literal["random", "tail"] = "random"
+    seed: int = 42
 
 
 class InstructionDataModule(LightningDataModule):
@@ -28,8 +46,8 @@ class InstructionDataModule(LightningDataModule):
         encoding: How records become tokens.
         batch_size: Training examples per batch.
         eval_batch_size: Examples per batch in validation, test and predict.
-        val_size: Number of training examples held out for validation.
-        split_seed: Seed of that split, apart from any other seed.
+        split: Which training examples are held out for validation.
+        protocol: Name of the published protocol that the settings follow, for the results.
         num_workers: Loader processes.
     """
 
@@ -41,8 +59,8 @@ class InstructionDataModule(LightningDataModule):
         encoding: Encoding = Encoding(),
         batch_size: int = 16,
         eval_batch_size: int = 32,
-        val_size: int = 120,
-        split_seed: int = 42,
+        split: Split = Split(),
+        protocol: str | None = None,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
@@ -53,14 +71,14 @@ class InstructionDataModule(LightningDataModule):
         self.encoding = encoding
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.val_size = val_size
-        self.split_seed = split_seed
+        self.held_out = split
+        self.protocol = protocol
         self.num_workers = num_workers
         self._records: dict[str, Sequence[Record]] = {}
         self._encoded: dict[str, Dataset] = {}
 
     def train_records(self) -> list[Record]:
-        """Read the training data, validation included; prompts by `self.encoding.prompt`."""
+        """Read the training data, validation included; prompts are not yet in the template."""
         raise NotImplementedError
 
     def test_records(self) -> list[Record]:
@@ -91,16 +109,25 @@ class InstructionDataModule(LightningDataModule):
         Raises:
             ValueError: If there are not more records than validation examples.
         """
-        if not 1 <= self.val_size < len(records):
+        if not 1 <= self.held_out.size < len(records):
             raise ValueError(
-                f"data.val_size is {self.val_size}, the training data has {len(records)} records: "
-                "expected at least 1 for validation and more than that in all"
+                f"data.split.size is {self.held_out.size}, the training data has {len(records)} "
+                "records: expected at least 1 for validation and more than that in all"
             )
-        indices = Dataset.from_dict({"index": range(len(records))})
-        parts = indices.train_test_split(self.val_size, shuffle=True, seed=self.split_seed)
-        return tuple(
-            [records[i] for i in sorted(parts[name]["index"])] for name in ("train", "test")
-        )  # type: ignore[return-value]
+        order = list(range(len(records)))
+        if self.held_out.method == "tail":
+            random.Random(self.held_out.seed).shuffle(order)
+            held_out = set(order[-self.held_out.size :])
+        else:
+            indices = Dataset.from_dict({"index": order})
+            parts = indices.train_test_split(
+                self.held_out.size, shuffle=True, seed=self.held_out.seed
+            )
+            held_out = set(parts["test"]["index"])
+        return (
+            [record for i, record in enumerate(records) if i not in held_out],
+            [record for i, record in enumerate(records) if i in held_out],
+        )
 
     def train_dataloader(self) -> DataLoader:
         """Training batches, shuffled unless the order of the data is part of it."""
@@ -125,30 +152,29 @@ class InstructionDataModule(LightningDataModule):
         return self._eval_loader("test")
 
     def statistics(self) -> dict[str, Any]:
-        """Count examples by split and task, and what was cut."""
-        counts: dict[str, Any] = {}
-        for name, records in self._records.items():
-            encoded = self._encoded[name]
-            lengths = [len(ids) for ids in encoded["input_ids"]]
-            counts[name] = {
-                "examples": len(records),
-                "by_task": dict(Counter(record["task"] for record in records)),
-                "truncated_prompts": sum(n > 0 for n in encoded["num_prompt_cut"]),
-                "truncated_responses": sum(n > 0 for n in encoded["num_response_cut"]),
-                "mean_tokens": sum(lengths) / len(lengths),
-                "max_tokens": max(lengths),
-            }
-        return counts
+        """Count examples and tokens by split and task, and what was cut."""
+        return {
+            name: length_report(self._encoded[name], records)
+            for name, records in self._records.items()
+        }
+
+    def describe_protocol(self) -> dict[str, Any]:
+        """Tell what scores depend on: template, mask, lengths and split, as they are resolved."""
+        return {
+            "name": self.protocol,
+            "encoding": asdict(self.encoding),
+            "split": asdict(self.held_out),
+        }
 
     def _add(self, name: str, records: Sequence[Record]) -> None:
-        self._records[name] = records
         self._encoded[name] = encode(records, self.tokenizer, self.encoding)
-        counts = self.statistics()[name]
-        rank_zero_info(
-            f"{name}: {counts['examples']} examples, {counts['mean_tokens']:.0f} tokens on "
-            f"average, {counts['max_tokens']} at most; {counts['truncated_prompts']} prompts and "
-            f"{counts['truncated_responses']} responses truncated"
-        )
+        # From here on a record's prompt is what the model sees.
+        self._records[name] = [
+            Record(**{**record, "prompt": self.encoding.eval_prompt(record["prompt"])})
+            for record in records
+        ]
+        report = length_report(self._encoded[name], records)
+        rank_zero_info(f"{name}: {as_table(report)}")
 
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
         try:
@@ -161,8 +187,12 @@ class InstructionDataModule(LightningDataModule):
 
     def _eval_loader(self, name: str) -> DataLoader:
         rows = _WithRecords(self._encoded[name], self._records[name])
-        settings = self._loader_settings(EvalCollator)
-        return DataLoader(rows, batch_size=self.eval_batch_size, **settings)
+        return DataLoader(
+            rows,
+            batch_size=self.eval_batch_size,
+            sampler=LengthSampler(self._encoded[name]["eval_length"]),
+            **self._loader_settings(EvalCollator),
+        )
 
     def _loader_settings(self, collator: type[TrainCollator]) -> dict[str, Any]:
         return {

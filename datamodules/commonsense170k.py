@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.base import InstructionDataModule
-from datamodules.encoding import Encoding
+from datamodules.instructions import check_size, get_instruction, make_id
 from datamodules.records import Record, find_file, get_text, read_json
 
 Task = Literal[
@@ -35,6 +35,18 @@ LABELS: dict[str, list[str]] = {
     "openbookqa": _ANSWERS,
 }
 _MIXED = "commonsense_170k.json"
+MIXED_SIZE = 170_420
+# Published numbers of records: training (their sum is that of the mixed file) and test.
+SIZES: dict[str, tuple[int, int]] = {
+    "boolq": (9_427, 3_270),
+    "piqa": (16_113, 1_838),
+    "social_i_qa": (33_410, 1_954),
+    "hellaswag": (39_905, 10_042),
+    "winogrande": (63_238, 1_267),
+    "ARC-Easy": (2_251, 2_376),
+    "ARC-Challenge": (1_119, 1_172),
+    "openbookqa": (4_957, 500),
+}
 
 
 class Commonsense170k(InstructionDataModule):
@@ -46,32 +58,13 @@ class Commonsense170k(InstructionDataModule):
             If it holds `commonsense_170k.json`, that is the training data. There, tasks that share
             the labels answer1 to answer5 cannot be told apart and are called `answer`.
         tasks: Sub-tasks to train and test on; all eight if not given.
-        encoding: How records become tokens.
-        batch_size: Training examples per batch.
-        eval_batch_size: Examples per batch in validation, test and predict.
-        val_size: Number of training examples held out for validation.
-        num_workers: Loader processes.
+        **settings: What every benchmark has.
     """
 
     def __init__(
-        self,
-        tokenizer: str,
-        path: str,
-        tasks: list[Task] | None = None,
-        encoding: Encoding = Encoding(),
-        batch_size: int = 16,
-        eval_batch_size: int = 32,
-        val_size: int = 120,
-        num_workers: int = 0,
+        self, tokenizer: str, path: str, tasks: list[Task] | None = None, **settings: Any
     ) -> None:
-        super().__init__(
-            tokenizer,
-            encoding,
-            batch_size,
-            eval_batch_size,
-            val_size,
-            num_workers=num_workers,
-        )
+        super().__init__(tokenizer, **settings)
         self.path = Path(path)
         self.tasks = list(TASKS if tasks is None else tasks)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
@@ -82,15 +75,15 @@ class Commonsense170k(InstructionDataModule):
         self._check_folder()
         mixed = self.path / _MIXED
         if mixed.exists():
-            records = self._read(mixed, None)
+            records = self._read(mixed, None, MIXED_SIZE)
             wanted = {_family(LABELS[task]) for task in self.tasks}
             return [record for record in records if record["task"] in wanted]
-        return self._read_all(("train*.json", "train*.json.gz"))
+        return self._read_all(("train*.json", "train*.json.gz"), 0)
 
     def test_records(self) -> list[Record]:
         """Read the test file of every sub-task."""
         self._check_folder()
-        return self._read_all(("test.json", "test.json.gz"))
+        return self._read_all(("test.json", "test.json.gz"), 1)
 
     def _check_folder(self) -> None:
         if not self.path.is_dir():
@@ -98,30 +91,33 @@ class Commonsense170k(InstructionDataModule):
                 f"data.path: no folder {self.path}: expected one with <task>/test.json"
             )
 
-    def _read_all(self, names: tuple[str, ...]) -> list[Record]:
+    def _read_all(self, names: tuple[str, ...], part: int) -> list[Record]:
         files = [(task, find_file(self.path / task, names)) for task in self.tasks]
-        return [record for task, file in files for record in self._read(file, task)]
+        return [
+            record for task, file in files for record in self._read(file, task, SIZES[task][part])
+        ]
 
-    def _read(self, path: Path, task: str | None) -> list[Record]:
+    def _read(self, path: Path, task: str | None, published: int) -> list[Record]:
+        items = read_json(path)
+        check_size(path, len(items), published)
         return [
             self._record(item, f"{path}, record {number}", task)
-            for number, item in enumerate(read_json(path))
+            for number, item in enumerate(items)
         ]
 
     def _record(self, item: Mapping[str, Any], place: str, task: str | None) -> Record:
-        instruction = get_text(item, "instruction", place)
-        context = get_text(item, "input", place, empty=True)
+        instruction = get_instruction(item, place)
         answer = get_text(item, "answer", place)
         labels = _labels(instruction, place) if task is None else LABELS[task]
         if answer not in labels:
             raise ValueError(f"{place}: answer {answer!r} is none of {', '.join(labels)}")
         return {
-            "prompt": self.encoding.prompt(f"{instruction}\n{context}" if context else instruction),
+            "prompt": instruction,
             "response": get_text(item, "output", place),
             "task": task or _family(labels),
             "reference": answer,
             "choices": labels,
-            "id": place.replace(f"{self.path}/", "").replace(", record ", ":"),
+            "id": make_id(place, self.path),
         }
 
 

@@ -1,11 +1,12 @@
-"""A shuffled loader that goes on where it stopped."""
+"""The order of examples, and a loader that goes on where it stopped."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, RandomSampler
+import torch.distributed as dist
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
 
 
 class EpochSampler(RandomSampler):
@@ -32,6 +33,34 @@ class EpochSampler(RandomSampler):
         # Two numbers into one seed: no two epochs of a run share an order.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         return iter(torch.randperm(self.num_samples, generator=generator).tolist())
+
+
+class LengthSampler(DistributedSampler):
+    """Goes through the data once, long examples first, so that a batch holds like lengths.
+
+    With several processes each takes every n-th example; none is taken twice to fill up, so the
+    numbers of examples may differ by one. Lightning leaves a distributed sampler as it is.
+
+    Args:
+        lengths: Length of each example in tokens.
+    """
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        joined = dist.is_available() and dist.is_initialized()
+        self.num_replicas = dist.get_world_size() if joined else 1
+        self.rank = dist.get_rank() if joined else 0
+        # Sorting is stable: equal lengths stay in the order of the data.
+        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+        self.order = order[self.rank :: self.num_replicas]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing: the order never changes."""
 
 
 class ResumableLoader(DataLoader):

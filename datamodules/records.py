@@ -38,7 +38,7 @@ def read_json(path: Path) -> list[Mapping[str, Any]]:
         ValueError: If the file is missing, damaged, no valid JSON, empty or holds something else
             than objects.
     """
-    text = _read_text(path)
+    text = read_text(path)
     try:
         if path.name.removesuffix(".gz").endswith(".jsonl"):
             lines = enumerate(text.splitlines(), start=1)
@@ -57,6 +57,32 @@ def read_json(path: Path) -> list[Mapping[str, Any]]:
         if not isinstance(item, dict):
             raise ValueError(f"{path}, record {number}: a {_kind(item)}: expected an object")
     return objects
+
+
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Args:
+        path: A file in UTF-8, with or without a byte order mark, compressed (`.gz`) or not.
+
+    Returns:
+        Its text.
+
+    Raises:
+        ValueError: If the file is missing, damaged or not UTF-8.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        if path.name.endswith(".gz"):
+            data = gzip.decompress(data)
+        return data.decode("utf-8-sig")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}, byte {error.start}: not UTF-8") from None
 
 
 def get_text(item: Mapping[str, Any], field: str, place: str, *, empty: bool = False) -> str:
@@ -105,21 +131,6 @@ def find_file(folder: Path, names: Sequence[str]) -> Path:
     problem = f"has {', '.join(p.name for p in found)}" if found else "has none"
     where = folder if folder.is_dir() else f"{folder} (no such folder)"
     raise ValueError(f"{where}: expected exactly one file {' or '.join(names)}, {problem}")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    try:
-        if path.name.endswith(".gz"):
-            data = gzip.decompress(data)
-        return data.decode("utf-8-sig")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, byte {error.start}: not UTF-8") from None
 
 
 def _parse_line(path: Path, number: int, line: str) -> Any:

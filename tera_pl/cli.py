@@ -23,8 +23,16 @@ from tera_pl.callbacks import (
     ResourceMonitor,
     ResultsWriter,
 )
+from tera_pl.layering import expand
 from tera_pl.mistakes import Parser, is_mistake
 
+# Warnings about the inside of a library, or about what is meant so.
+NOISE = (
+    ".*does not have many workers.*",
+    ".*treespec, LeafSpec.*",
+    ".*is_gradient_checkpointing.*",
+    ".*args parameter is intended to run from within Python.*",
+)
 COMMANDS = ("fit", "validate", "test", "predict")
 
 # A subclass of a dataclass is accepted for `adapter` only where jsonargparse is told so.
@@ -113,7 +121,8 @@ def main(args: ArgsType = None) -> int:
         0, or 2 after a mistake in arguments, configuration or data, told in one line on stderr.
         Set `TERA_PL_DEBUG=1` to see the traceback of such a mistake.
     """
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
     try:
         TeraCLI(
             LightningModule,
@@ -125,7 +134,7 @@ def main(args: ArgsType = None) -> int:
             parser_class=Parser,
             # An abbreviated option is a typing mistake, not a wish.
             parser_kwargs={"allow_abbrev": False} | {c: {"allow_abbrev": False} for c in COMMANDS},
-            args=args,
+            args=expand(args) if args is None or isinstance(args, list) else args,
         )
     except (ValueError, MisconfigurationException) as error:
         if os.environ.get("TERA_PL_DEBUG") or not is_mistake(error):

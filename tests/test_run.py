@@ -226,7 +226,7 @@ MISTAKES = {
     "rank above its size": ([f"--{ADAPTER}.ranks", "[99, 6, 24]"], "99"),
     "missing data": (["--data.init_args.path", "/nowhere"], "/nowhere"),
     "missing backbone": (["--model.init_args.backbone.path", "/nowhere"], "/nowhere"),
-    "too few for validation": (["--data.init_args.val_size", "4000"], "4000"),
+    "too few for validation": (["--data.init_args.split.size", "4000"], "4000"),
     "metric never logged": (["--checkpoint.monitor", "val/accurate"], "val/accuracy"),
     "precision": (["--trainer.precision", "bf16-true"], "bf16-true"),
     "missing checkpoint": (["--ckpt_path", "/nowhere.ckpt"], "/nowhere.ckpt"),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from datamodules.base import InstructionDataModule
+from datamodules.base import InstructionDataModule, Split
 from datamodules.encoding import Encoding
 from datamodules.miniworld.documents import documents
 from datamodules.miniworld.questions import questions
@@ -21,10 +21,7 @@ class MiniWorld(InstructionDataModule):
         num_train: Number of training records, validation included.
         num_test: Number of test records.
         seed: Seed of the questions.
-        encoding: How records become tokens.
-        batch_size: Training examples per batch.
-        eval_batch_size: Examples per batch in validation, test and predict.
-        val_size: Number of training examples held out for validation.
+        **settings: What every benchmark has.
     """
 
     def __init__(
@@ -33,12 +30,9 @@ class MiniWorld(InstructionDataModule):
         num_train: int = 8000,
         num_test: int = 500,
         seed: int = 0,
-        encoding: Encoding = Encoding(),
-        batch_size: int = 32,
-        eval_batch_size: int = 64,
-        val_size: int = 120,
+        **settings: Any,
     ) -> None:
-        super().__init__(tokenizer, encoding, batch_size, eval_batch_size, val_size)
+        super().__init__(tokenizer, **settings)
         self.num_train = num_train
         self.num_test = num_test
         self.seed = seed
@@ -54,7 +48,7 @@ class MiniWorld(InstructionDataModule):
     def _records_of(self, drawn: Sequence[dict[str, Any]]) -> list[Record]:
         return [
             Record(
-                prompt=self.encoding.prompt(item["prompt"]),
+                prompt=item["prompt"],
                 response=item["response"],
                 task=item["task"],
                 reference=item["reference"],
@@ -88,7 +82,7 @@ class MiniWorldPretraining(InstructionDataModule):
         val_size: int = 120,
     ) -> None:
         encoding = Encoding(template="{instruction}", loss_on="all")
-        super().__init__(tokenizer, encoding, batch_size, batch_size, val_size)
+        super().__init__(tokenizer, encoding, batch_size, batch_size, Split(val_size))
         self.num_documents = num_documents
         self.seed = seed
 
@@ -99,7 +93,7 @@ class MiniWorldPretraining(InstructionDataModule):
     def split(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
         """Validate on documents of another seed, so that none is taken out of the course."""
         seed = self.seed + 1
-        texts = documents(self.val_size, seed, curriculum=False)
+        texts = documents(self.held_out.size, seed, curriculum=False)
         return list(records), _as_records(texts, f"val-{seed}")
 
 

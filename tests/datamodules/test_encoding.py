@@ -96,7 +96,7 @@ def test_cache_is_found_again_and_keyed_by_content(tokenizer, tmp_path, monkeypa
 
 
 def test_template_keeps_braces_of_the_instruction():
-    assert Encoding().prompt("a {b} {instruction}") == ALPACA.replace(
+    assert Encoding().eval_prompt("a {b} {instruction}") == ALPACA.replace(
         "{instruction}", "a {b} {instruction}"
     )
 

@@ -44,5 +44,5 @@ def test_same_seed_same_questions():
 
 
 def test_too_few_questions_for_validation():
-    with pytest.raises(ValueError, match="val_size is 120, the training data has 100 records"):
+    with pytest.raises(ValueError, match=r"split\.size is 120, the training data has 100 records"):
         MiniWorld(BASE, num_train=100).setup("fit")
