@@ -190,7 +190,7 @@ class InstructionDataModule(LightningDataModule):
         return DataLoader(
             rows,
             batch_size=self.eval_batch_size,
-            sampler=LengthSampler(self._encoded[name]["eval_length"]),
+            sampler=LengthSampler(list(self._encoded[name]["eval_length"]), self.eval_batch_size),
             **self._loader_settings(EvalCollator),
         )
 

@@ -1,5 +1,6 @@
 """The order of examples, and a loader that goes on where it stopped."""
 
+import random
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -36,22 +37,31 @@ class EpochSampler(RandomSampler):
 
 
 class LengthSampler(DistributedSampler):
-    """Goes through the data once, long examples first, so that a batch holds like lengths.
+    """Goes through the data once, in batches of like lengths.
 
-    With several processes each takes every n-th example; none is taken twice to fill up, so the
-    numbers of examples may differ by one. Lightning leaves a distributed sampler as it is.
+    The longest batch comes first, so that memory runs out at once or never; the others are in
+    random order, always the same, so that the first few are a fair sample. With several processes
+    each takes every n-th example by length; none is taken twice to fill up, so their numbers may
+    differ by one. Lightning leaves a distributed sampler as it is.
 
     Args:
         lengths: Length of each example in tokens.
+        batch_size: Number of examples per batch.
     """
 
-    def __init__(self, lengths: Sequence[int]) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int) -> None:
         joined = dist.is_available() and dist.is_initialized()
         self.num_replicas = dist.get_world_size() if joined else 1
         self.rank = dist.get_rank() if joined else 0
         # Sorting is stable: equal lengths stay in the order of the data.
         order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-        self.order = order[self.rank :: self.num_replicas]
+        order = order[self.rank :: self.num_replicas]
+        batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        # The longest stays the first, and one that is not full must stay the last.
+        middle = batches[1:-1]
+        random.Random(0).shuffle(middle)
+        batches[1:-1] = middle
+        self.order = [index for batch in batches for index in batch]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order)

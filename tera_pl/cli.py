@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from peft import PeftConfig
@@ -17,6 +17,7 @@ from peft import PeftConfig
 from tera_pl import adapters  # noqa: F401 - registers its methods with PEFT
 from tera_pl.callbacks import (
     BestAdapter,
+    BestCheckpoint,
     PrecisionGuard,
     PredictionWriter,
     RankLogger,
@@ -51,7 +52,7 @@ class TeraCLI(LightningCLI):
         """Add the standard callbacks, and links so that a fact is written once."""
         parser.add_lightning_class_args(PrecisionGuard, "precision_guard")
         parser.add_lightning_class_args(LearningRateMonitor, "lr_monitor")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         # Its order matters: what follows describes the weights of the best checkpoint.
         parser.add_lightning_class_args(BestAdapter, "best_adapter")
         parser.add_lightning_class_args(RankLogger, "ranks")

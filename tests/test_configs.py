@@ -6,25 +6,63 @@ import yaml
 from tera_pl.cli import main
 from tests.conftest import ROOT
 
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = [path for path in SHIPPED if ROOT / "configs" / "base" not in path.parents]
+PROTOCOLS = sorted((ROOT / "configs" / "base" / "protocols").rglob("*.yaml"))
+PAPER = {"commonsense170k", "convai2", "math10k"}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_config_parses(path, capsys):
+def name(path):
+    return str(path.relative_to(ROOT / "configs"))
+
+
+def resolve(capsys, *paths):
     with pytest.raises(SystemExit) as error:
-        main(["fit", "--config", str(path), "--print_config"])
+        main(["fit", *(f"--config={path}" for path in paths), "--print_config"])
     assert error.value.code == 0
-    resolved = yaml.safe_load(capsys.readouterr().out)
-    given = yaml.safe_load(path.read_text())
-    assert resolved["data"]["class_path"] == given["data"]["class_path"]
-    assert resolved["trainer"]["max_steps"] == given["trainer"].get("max_steps", -1)
+    return yaml.safe_load(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_header_gives_the_command(path):
+def items(config, prefix=()):
+    """Every value of a nested mapping with its keys."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from items(value, (*prefix, key))
+        else:
+            yield (*prefix, key), value
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_config_parses_and_every_value_given_is_what_runs(path, capsys):
+    resolved = dict(items(resolve(capsys, path)))
+    for keys, value in items(yaml.safe_load(path.read_text())):
+        if keys != ("base",):
+            assert resolved[keys] == value
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_header_says_what_it_is_for(path):
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(line.startswith("# Run: ") for line in header)
     assert "quickstart" in path.name or any(str(path.relative_to(ROOT)) in line for line in header)
+    if path.parent.parent.name in PAPER:
+        text = " ".join(header)
+        assert "For: " in text
+        assert "Ours: " in text
+        assert "Differs from the paper in: " in text
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=name)
+def test_protocol_given_last_wins_whole(protocol, capsys):
+    benchmark = protocol.parent.name
+    config = ROOT / "configs" / benchmark / "llama3_8b" / "tera.yaml"
+    resolved = dict(items(resolve(capsys, config, protocol)))
+    given = dict(items(yaml.safe_load(protocol.read_text())))
+    assert {keys: resolved[keys] for keys in given} == given
+    assert resolved["data", "init_args", "protocol"] == protocol.stem
+    # A field that one protocol sets and another leaves would stay behind when they change places.
+    others = (dict(items(yaml.safe_load(p.read_text()))) for p in protocol.parent.glob("*.yaml"))
+    assert all(other.keys() == given.keys() for other in others)
 
 
 def test_there_are_configs():

@@ -1,6 +1,7 @@
 """What watches a run and writes its folder."""
 
 from tera_pl.callbacks.best_adapter import BestAdapter
+from tera_pl.callbacks.best_checkpoint import BestCheckpoint
 from tera_pl.callbacks.precision_guard import PrecisionGuard
 from tera_pl.callbacks.predictions import PredictionWriter
 from tera_pl.callbacks.ranks import RankLogger
@@ -9,6 +10,7 @@ from tera_pl.callbacks.results import ResultsWriter
 
 __all__ = [
     "BestAdapter",
+    "BestCheckpoint",
     "PrecisionGuard",
     "PredictionWriter",
     "RankLogger",

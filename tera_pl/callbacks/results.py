@@ -64,8 +64,8 @@ class ResultsWriter(Callback):
         results[stage] = section
         results["settings"] = pl_module.spec | {
             "backbone": asdict(pl_module.backbone) | pl_module.spec["backbone"],
-            "generation": asdict(pl_module.generation),
             "data": _describe_data(trainer),
+            "protocol": _describe_protocol(trainer, pl_module),
         }
         results["environment"] = _environment()
         write_whole(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
@@ -88,11 +88,23 @@ def _checkpoint(trainer: Trainer, stage: str) -> dict[str, Any]:
 def _describe_data(trainer: Trainer) -> dict[str, Any]:
     data = trainer.datamodule  # type: ignore[attr-defined]
     described: dict[str, Any] = {"class": f"{type(data).__module__}.{type(data).__qualname__}"}
-    if hasattr(data, "encoding"):
-        described["encoding"] = asdict(data.encoding)
     if hasattr(data, "statistics"):
         described["statistics"] = data.statistics()
     return described
+
+
+def _describe_protocol(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
+    """Tell what makes scores comparable: template, mask, split, decoding, extraction, selection."""
+    data, metric = trainer.datamodule, pl_module.metric  # type: ignore[attr-defined]
+    checkpoint = trainer.checkpoint_callback
+    return (data.describe_protocol() if hasattr(data, "describe_protocol") else {}) | {
+        "generation": asdict(pl_module.generation),
+        "metric": None if metric is None else type(metric).__name__,
+        "selection": {
+            "monitor": getattr(checkpoint, "monitor", None),
+            "mode": getattr(checkpoint, "mode", None),
+        },
+    }
 
 
 def _environment() -> dict[str, Any]:

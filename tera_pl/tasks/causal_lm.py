@@ -1,7 +1,7 @@
 """Fine-tune a causal language model with an adapter, and score what it generates."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -50,12 +50,31 @@ class Generation:
         length_penalty: Exponent of the length in a beam's score.
         no_repeat_ngram_size: Forbid repeating n-grams of this size, the prompt's included; 0 is
             off.
+        stop: Texts that end an answer, which is cut before the first of them.
     """
 
     max_new_tokens: int = 32
     num_beams: int = 1
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    stop: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "num_beams"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"generation.{name} is {getattr(self, name)}: expected at least 1")
+        if "" in self.stop:
+            raise ValueError("generation.stop: an empty text would end every answer at once")
+
+    def settings(self) -> dict[str, Any]:
+        """Give the arguments of `generate` in transformers."""
+        settings = asdict(self)
+        del settings["stop"]
+        return settings | {"do_sample": False}
+
+    def cut(self, text: str) -> str:
+        """Cut an answer before the first text that ends it."""
+        return text[: min((text.find(stop) for stop in self.stop if stop in text), default=None)]
 
 
 class CausalLMTask(LightningModule):
@@ -73,8 +92,9 @@ class CausalLMTask(LightningModule):
             start at one must not be pulled to zero.
         schedule: Learning rate schedule.
         generation: How answers are generated where a metric asks for them.
-        metric: Scores generated answers, for example `tera_pl.metrics.ChoiceAccuracy`; null to
-            validate by the loss alone.
+        metric: Scores generated answers, for example `tera_pl.metrics.ChoiceAccuracy`; null for
+            the loss alone.
+        generate_in_validation: Whether validation scores generated answers too, or the test alone.
     """
 
     # A PeftModel, or a PreTrainedModel without an adapter; made in `configure_model`.
@@ -93,6 +113,7 @@ class CausalLMTask(LightningModule):
         schedule: Schedule = Schedule(),
         generation: Generation = Generation(),
         metric: Metric | None = None,
+        generate_in_validation: bool = True,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -101,13 +122,14 @@ class CausalLMTask(LightningModule):
         self.schedule = schedule
         self.generation = generation
         self.metric = metric
+        self.generate_in_validation = generate_in_validation
         # The checkpoint holds a part of the state dict; `check_checkpoint` is the strict test.
         self.strict_loading = False
 
     def logged_names(self) -> set[str]:
         """Name every scalar that validation can log, for whoever wants to monitor one."""
         names = {"val/loss"}
-        if self.metric is not None:
+        if self.metric is not None and self.generate_in_validation:
             names |= {f"val/{name}" for name in self.metric.names()}
         return names
 
@@ -194,22 +216,29 @@ class CausalLMTask(LightningModule):
                 `(batch, length)`.
 
         Returns:
-            One text per prompt: what follows the prompt, up to the end-of-sequence token.
+            One text per prompt: what follows the prompt, up to the end-of-sequence token or the
+            first text that ends an answer.
         """
         prompts = batch["prompt_input_ids"]
         eos = self.tokenizer.eos_token_id
+        # Texts that end an answer are cut off below. Greedy search can stop there as well; with
+        # beams that would change which one is chosen.
+        early: dict[str, Any] = {}
+        if self.generation.stop and self.generation.num_beams == 1:
+            early = {"stop_strings": self.generation.stop, "tokenizer": self.tokenizer}
         outputs = self.model.generate(
             input_ids=prompts,
             attention_mask=batch["prompt_attention_mask"],
-            do_sample=False,
             eos_token_id=eos,
             # Fills rows that have ended; those tokens are cut off below.
             pad_token_id=eos,
-            **asdict(self.generation),
+            **self.generation.settings(),
+            **early,
         )
         answers = outputs[:, prompts.shape[1] :].tolist()
         cut = [ids[: ids.index(eos)] if eos in ids else ids for ids in answers]
-        return self.tokenizer.batch_decode(cut, skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(cut, skip_special_tokens=True)
+        return [self.generation.cut(text) for text in texts]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trained tensors only, beside what they depend on."""
@@ -236,7 +265,7 @@ class CausalLMTask(LightningModule):
     def _evaluate(self, batch: Batch, stage: str) -> Predictions:
         loss, num_tokens = self._loss(batch)
         self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=num_tokens, sync_dist=True)
-        if self.metric is None:
+        if not self._scores(stage):
             return {"predictions": []}
         outputs = self.generate(batch)
         self.metric.update(outputs, batch["records"])
@@ -252,8 +281,12 @@ class CausalLMTask(LightningModule):
             predictions.append(prediction)
         return {"predictions": predictions}
 
+    def _scores(self, stage: str) -> bool:
+        """Whether a stage scores generated answers."""
+        return self.metric is not None and (stage == "test" or self.generate_in_validation)
+
     def _log_scores(self, stage: str) -> None:
-        if self.metric is None:
+        if not self._scores(stage):
             return
         for name, value in self.metric.compute().items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "accuracy")

@@ -1,6 +1,9 @@
 """The order of a run can be had again, from any place in it."""
 
-from datamodules.loading import EpochSampler, ResumableLoader
+import pytest
+import torch.distributed as dist
+
+from datamodules.loading import EpochSampler, LengthSampler, ResumableLoader
 
 
 def loader(seed=3):
@@ -32,3 +35,29 @@ def test_goes_on_where_it_stopped():
     assert head + batches(resumed, 2) == whole
     # The epoch after that is whole again.
     assert batches(resumed, 3) == batches(loader(), 3)
+
+
+LENGTHS = [5, 3, 9, 9, 1, 7, 2, 8, 6, 4, 5]
+
+
+def test_batches_hold_like_lengths_and_every_example_once():
+    order = list(LengthSampler(LENGTHS, batch_size=3))
+    assert sorted(order) == list(range(11))
+    batches = [[LENGTHS[i] for i in order[start : start + 3]] for start in range(0, 11, 3)]
+    assert batches[0] == [9, 9, 8]
+    assert batches[-1] == [2, 1]
+    # By hand: sorted and cut into threes, whatever the order of the threes.
+    assert sorted(batches) == sorted([[9, 9, 8], [7, 6, 5], [5, 4, 3], [2, 1]])
+    assert order == list(LengthSampler(LENGTHS, batch_size=3))
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_processes_share_the_examples_and_repeat_none(monkeypatch, processes):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: processes)
+    taken = []
+    for rank in range(processes):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        taken.append(list(LengthSampler(LENGTHS, batch_size=2)))
+    assert sorted(index for share in taken for index in share) == list(range(11))
+    assert max(map(len, taken)) - min(map(len, taken)) <= 1

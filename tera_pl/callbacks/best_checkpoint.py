@@ -1,0 +1,42 @@
+"""Keep the best checkpoint, wherever its folder has moved."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+_PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, which remembers the best score when a run goes on.
+
+    Lightning forgets it if the folder is written another way than when the run started: relative
+    or absolute, or moved. A worse checkpoint would then replace the best.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what was best, in the folder where it now lies."""
+        assert self.dirpath is not None
+        best = state_dict.get("best_model_path")
+        if best and not Path(self._locate(best)).exists():
+            warnings.warn(
+                f"the best checkpoint so far, {best}, is gone: what is best from here on is kept",
+                stacklevel=2,
+            )
+            self.best_model_path = ""
+            return
+        state = dict(state_dict, dirpath=self.dirpath)
+        for name in _PATHS:
+            if state.get(name):
+                state[name] = self._locate(state[name])
+        state["best_k_models"] = {
+            self._locate(path): score for path, score in state.get("best_k_models", {}).items()
+        }
+        super().load_state_dict(state)
+
+    def _locate(self, path: str) -> str:
+        """Find a file in this folder, or else where it was."""
+        here = Path(str(self.dirpath)) / Path(path).name
+        return str(here) if here.exists() else path

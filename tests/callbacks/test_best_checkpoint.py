@@ -1,0 +1,38 @@
+"""What was best stays best when a run goes on under another name of its folder."""
+
+import pytest
+import torch
+
+from tera_pl.callbacks import BestCheckpoint
+
+FOLDER = "runs/x/version_0/checkpoints"
+
+
+@pytest.fixture
+def state():
+    before = BestCheckpoint(dirpath=FOLDER, monitor="val/loss")
+    before.best_model_score = torch.tensor(0.25)
+    before.best_model_path = before.kth_best_model_path = f"{FOLDER}/best.ckpt"
+    before.best_k_models = {before.best_model_path: torch.tensor(0.25)}
+    before.last_model_path = f"{FOLDER}/last.ckpt"
+    return before.state_dict() | {"dirpath": FOLDER}
+
+
+def test_best_score_survives_a_move(tmp_path, state):
+    (tmp_path / "best.ckpt").touch()
+    (tmp_path / "last.ckpt").touch()
+    after = BestCheckpoint(dirpath=tmp_path, monitor="val/loss")
+    after.load_state_dict(state)
+    best = str(tmp_path / "best.ckpt")
+    assert after.best_model_score == 0.25
+    assert after.best_model_path == after.kth_best_model_path == best
+    assert after.best_k_models == {best: torch.tensor(0.25)}
+    assert after.last_model_path == str(tmp_path / "last.ckpt")
+
+
+def test_best_that_is_gone_is_told_and_forgotten(tmp_path, state):
+    after = BestCheckpoint(dirpath=tmp_path, monitor="val/loss")
+    with pytest.warns(UserWarning, match=r"best\.ckpt, is gone"):
+        after.load_state_dict(state)
+    assert after.best_model_score is None
+    assert after.best_model_path == ""
