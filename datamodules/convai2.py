@@ -7,7 +7,7 @@ from typing import Any
 
 from datamodules.base import InstructionDataModule
 from datamodules.instructions import make_id
-from datamodules.records import Record, find_file, get_text, read_json, read_text
+from datamodules.records import Record, find_file, get_text, read_json, read_text, split_lines
 
 INSTRUCTION = (
     "Given the dialog history between Q and R is:\n{history}\n\n"
@@ -93,7 +93,7 @@ def _parse_dialogues(path: Path) -> Iterator[tuple[str, str, str]]:
     """
     persona: list[str] = []
     history: list[str] = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(split_lines(read_text(path)), start=1):
         place = f"{path}, line {number}"
         match = re.fullmatch(r"(\d+) (.*)", line)
         if match is None:

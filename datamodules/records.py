@@ -41,12 +41,14 @@ def read_json(path: Path) -> list[Mapping[str, Any]]:
     text = read_text(path)
     try:
         if path.name.removesuffix(".gz").endswith(".jsonl"):
-            lines = enumerate(text.splitlines(), start=1)
+            lines = enumerate(split_lines(text), start=1)
             objects = [_parse_line(path, number, line) for number, line in lines if line.strip()]
         else:
-            objects = json.loads(text, parse_constant=_refuse_constant)
+            objects = _parse(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: no valid JSON: {error.msg}") from None
+    except _RepeatedKeyError as error:
+        raise ValueError(f"{path}: key {error} twice in one object: which is meant?") from None
     except (RecursionError, OverflowError):
         raise ValueError(f"{path}: no valid JSON: nested too deeply") from None
     if not isinstance(objects, list):
@@ -83,6 +85,15 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is damaged: {error}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}, byte {error.start}: not UTF-8") from None
+
+
+def split_lines(text: str) -> list[str]:
+    """Split a text at line feeds, with or without a carriage return, and at nothing else.
+
+    `str.splitlines` splits at nine more characters, which may occur inside a line of data.
+    """
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def get_text(item: Mapping[str, Any], field: str, place: str, *, empty: bool = False) -> str:
@@ -135,9 +146,27 @@ def find_file(folder: Path, names: Sequence[str]) -> Path:
 
 def _parse_line(path: Path, number: int, line: str) -> Any:
     try:
-        return json.loads(line, parse_constant=_refuse_constant)
+        return _parse(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {number}: no valid JSON: {error.msg}") from None
+    except _RepeatedKeyError as error:
+        raise ValueError(f"{path}, line {number}: key {error} twice in one object") from None
+
+
+def _parse(text: str) -> Any:
+    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+
+
+class _RepeatedKeyError(Exception):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(repr(next(key for key in keys if keys.count(key) > 1)))
+    return found
 
 
 def _refuse_constant(name: str) -> None:

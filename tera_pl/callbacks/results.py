@@ -58,6 +58,8 @@ class ResultsWriter(Callback):
             "seconds": time.perf_counter() - self._start,
             "step": trainer.global_step,
         }
+        if missing := getattr(pl_module.metric, "missing", None):
+            section["missing_scores"] = missing
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ResourceMonitor) and callback.summary:
                 section["resources"] = callback.summary

@@ -1,5 +1,21 @@
 """How answers are extracted from text and scored."""
 
+from tera_pl.metrics.accuracy import AnswerAccuracy
 from tera_pl.metrics.choice import ChoiceAccuracy, extract_choice
+from tera_pl.metrics.dialogue import DialogueScores, clean_dialogue
+from tera_pl.metrics.math import MathAccuracy
+from tera_pl.metrics.number import NumericAccuracy, extract_number
+from tera_pl.metrics.option_letter import OptionLetterAccuracy, extract_option_letter
 
-__all__ = ["ChoiceAccuracy", "extract_choice"]
+__all__ = [
+    "AnswerAccuracy",
+    "ChoiceAccuracy",
+    "DialogueScores",
+    "MathAccuracy",
+    "NumericAccuracy",
+    "OptionLetterAccuracy",
+    "clean_dialogue",
+    "extract_choice",
+    "extract_number",
+    "extract_option_letter",
+]

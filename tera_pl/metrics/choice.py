@@ -1,12 +1,9 @@
 """Accuracy of labels chosen in words: `the correct answer is answer2`."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-from torchmetrics import Metric
+from tera_pl.metrics.accuracy import AnswerAccuracy, Record
 
 
 def extract_choice(text: str, choices: Sequence[str], strict: bool = False) -> str | None:
@@ -37,86 +34,13 @@ def extract_choice(text: str, choices: Sequence[str], strict: bool = False) -> s
     return found.pop() if len(found) == 1 else None
 
 
-class ChoiceAccuracy(Metric):
+class ChoiceAccuracy(AnswerAccuracy):
     """Fraction of answers whose label is the right one, overall and by task.
 
-    `compute` returns `accuracy` (all examples alike), `accuracy_strict` (with strict extraction),
-    `accuracy_average` (mean over tasks, the paper's average), `extracted` (fraction in which any
-    label was found) and `accuracy/<task>`; all in `[0, 1]`.
+    A record needs `choices`, `reference` and `task`.
     """
 
-    full_state_update = False
-    outcomes: list[Tensor]
-    tasks: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Rows of (correct, correct_strict, found), and the task's name as padded bytes: plain
-        # tensors, so that processes can exchange them without knowing each other's tasks.
-        self.add_state("outcomes", default=[], dist_reduce_fx="cat")
-        self.add_state("tasks", default=[], dist_reduce_fx="cat")
-
     @staticmethod
-    def names() -> list[str]:
-        """List the scores that are always there."""
-        return ["accuracy", "accuracy_strict", "accuracy_average", "extracted"]
-
-    @staticmethod
-    def judge(output: str, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Extract and score one answer.
-
-        Args:
-            output: What the model generated.
-            record: Its record, with `choices` and `reference`.
-
-        Returns:
-            `extracted`, `correct`, `extracted_strict` and `correct_strict`.
-        """
-        found = extract_choice(output, record["choices"])
-        strict = extract_choice(output, record["choices"], strict=True)
-        return {
-            "extracted": found,
-            "correct": found == record["reference"],
-            "extracted_strict": strict,
-            "correct_strict": strict == record["reference"],
-        }
-
-    def update(self, outputs: Sequence[str], records: Sequence[Mapping[str, Any]]) -> None:
-        """Add answers.
-
-        Args:
-            outputs: What the model generated.
-            records: The record of each, with `choices`, `reference` and `task`.
-        """
-        for output, record in zip(outputs, records, strict=True):
-            judged = self.judge(output, record)
-            row = [judged["correct"], judged["correct_strict"], judged["extracted"] is not None]
-            self.outcomes.append(torch.tensor([row], dtype=torch.long, device=self.device))
-            name = record["task"].encode()[:64].ljust(64)
-            self.tasks.append(torch.tensor([list(name)], dtype=torch.long, device=self.device))
-
-    def compute(self) -> dict[str, Tensor]:
-        """Give the scores by name, as 0-dimensional float tensors."""
-        outcomes, tasks = _stack(self.outcomes).double(), _stack(self.tasks)
-        if not len(outcomes):
-            return {}
-        names = [bytes(row).decode(errors="ignore").strip() for row in tasks.tolist()]
-        means = outcomes.mean(0)
-        by_task = {
-            f"accuracy/{task}": outcomes[[name == task for name in names], 0].mean()
-            for task in sorted(set(names))
-        }
-        return {
-            "accuracy": means[0],
-            "accuracy_strict": means[1],
-            "accuracy_average": torch.stack(list(by_task.values())).mean(),
-            "extracted": means[2],
-            **by_task,
-        }
-
-
-def _stack(state: Tensor | list[Tensor]) -> Tensor:
-    """Give a list state as one tensor; after a sync it already is."""
-    if isinstance(state, Tensor):
-        return state
-    return torch.cat(state) if state else torch.zeros(0)
+    def extract(output: str, record: Record, strict: bool) -> str | None:
+        """Extract the label that an answer chooses."""
+        return extract_choice(output, record["choices"], strict)

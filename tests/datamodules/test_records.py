@@ -24,10 +24,24 @@ def write(path, data):
         ("a.jsonl.gz", gzip.compress("\n".join(json.dumps(i) for i in GOOD).encode())),
         ("bom.json", b"\xef\xbb\xbf" + json.dumps(GOOD).encode()),
         ("crlf.jsonl", "\r\n".join(json.dumps(item) for item in GOOD)),
+        ("crlf.json", json.dumps(GOOD, indent=1).replace("\n", "\r\n")),
+        ("no_end.jsonl", "\n".join(json.dumps(item) for item in GOOD)),
     ],
 )
 def test_formats_that_are_read(name, data, tmp_path):
     assert read_json(write(tmp_path / name, data)) == GOOD
+
+
+def test_a_line_of_ten_megabytes_is_read(tmp_path):
+    text = "x" * 10_000_000
+    assert read_json(write(tmp_path / "a.jsonl", json.dumps({"a": text})))[0]["a"] == text
+
+
+def test_only_line_feeds_end_a_line(tmp_path):
+    """Characters that Unicode calls line ends are text inside a JSON string."""
+    item = {"a": "one\u2028two\u0085three\x7f"}
+    text = json.dumps(item, ensure_ascii=False)
+    assert read_json(write(tmp_path / "a.jsonl", f"{text}\n{text}")) == [item, item]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +62,23 @@ def test_formats_that_are_read(name, data, tmp_path):
         ("a.json", b'[{"a": "\xff"}]', "byte 8: not UTF-8"),
         ("a.json.gz", gzip.compress(b"[]" * 100)[:-10], "is damaged"),
         ("a.json.gz", b"no gzip at all", "is damaged"),
+        ("a.json.gz", b"", "no valid JSON"),
+        ("a.json.gz", gzip.compress(b"[{}]") + b"tail", "is damaged"),
+        ("a.json.gz", gzip.compress(b""), "no valid JSON"),
+        ("a.json", gzip.compress(b"[{}]"), "byte 1: not UTF-8"),
+        ("a.json", json.dumps(GOOD).encode("utf-16"), "byte 0: not UTF-8"),
+        ("a.json", b"\x00" * 10, "no valid JSON"),
+        ("a.json", '[{"a": "x"}] [{"a": "y"}]', "no valid JSON: Extra data"),
+        ("a.json", '[{"a": "x"}', "no valid JSON"),
+        ("a.json", '[{"a": "x"},]', "no valid JSON"),
+        ("a.json", "[{'a': 'x'}]", "no valid JSON"),
+        ("a.json", '[{"a": Infinity}]', "Infinity is not JSON"),
+        ("a.json", '[{"a": "x\ny"}]', "no valid JSON: Invalid control character"),
+        ("a.json", '"text"', "holds a text: expected a list"),
+        ("a.json", '[{"a": 1, "a": 2}]', "key 'a' twice"),
+        ("a.jsonl", '{"a": 1}\n{"a": 1, "a": 2}', "line 2: key 'a' twice"),
+        ("a.jsonl", '{"a": 1} {"a": 2}', "line 1: no valid JSON: Extra data"),
+        ("a.jsonl", '[{"a": "x"}]', "record 0: a list: expected an object"),
     ],
 )
 def test_broken_files(name, data, message, tmp_path):

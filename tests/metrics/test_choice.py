@@ -66,6 +66,8 @@ EXPECTED = {
     "extracted": 4 / 5,
     "accuracy/x": 1.0,
     "accuracy/yé": 1 / 3,
+    "accuracy_strict/x": 1 / 2,
+    "accuracy_strict/yé": 0.0,
 }
 
 

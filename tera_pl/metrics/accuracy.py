@@ -1,0 +1,110 @@
+"""The common part of accuracies: extract an answer, compare, count by task."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+Record = Mapping[str, Any]
+_NAME_BYTES = 64
+
+
+class AnswerAccuracy(Metric):
+    """Fraction of answers that are right, overall and by task.
+
+    A subclass says how an answer is extracted and when it is right, each in the literature's way
+    and in a sound one. `compute` returns `accuracy` (all examples alike), `accuracy_strict` (in the
+    sound way), `accuracy_average` (mean over tasks, the paper's average), `extracted` (fraction in
+    which the literature's way finds anything) and `accuracy/<task>` and `accuracy_strict/<task>`;
+    all in `[0, 1]`.
+    """
+
+    full_state_update = False
+    outcomes: list[Tensor]
+    tasks: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Rows of (correct, correct_strict, found), and the task's name as padded bytes: plain
+        # tensors, so that processes can exchange them without knowing each other's tasks.
+        self.add_state("outcomes", default=[], dist_reduce_fx="cat")
+        self.add_state("tasks", default=[], dist_reduce_fx="cat")
+
+    @staticmethod
+    def names() -> list[str]:
+        """List the scores that are always there."""
+        return ["accuracy", "accuracy_strict", "accuracy_average", "extracted"]
+
+    @staticmethod
+    def extract(output: str, record: Record, strict: bool) -> Any:
+        """Extract the answer from a text, or none."""
+        raise NotImplementedError
+
+    @classmethod
+    def is_right(cls, found: Any, record: Record) -> bool:
+        """Whether an extracted answer is the right one."""
+        return bool(found == record["reference"])
+
+    @classmethod
+    def judge(cls, output: str, record: Record) -> dict[str, Any]:
+        """Extract and score one answer.
+
+        Args:
+            output: What the model generated.
+            record: Its record.
+
+        Returns:
+            `extracted`, `correct`, `extracted_strict` and `correct_strict`.
+        """
+        judged: dict[str, Any] = {}
+        for suffix, strict in (("", False), ("_strict", True)):
+            found = cls.extract(output, record, strict)
+            judged[f"extracted{suffix}"] = found
+            judged[f"correct{suffix}"] = found is not None and cls.is_right(found, record)
+        return judged
+
+    def update(self, outputs: Sequence[str], records: Sequence[Record]) -> None:
+        """Add answers.
+
+        Args:
+            outputs: What the model generated.
+            records: The record of each.
+        """
+        if not outputs:
+            return
+        rows, names = [], []
+        for output, record in zip(outputs, records, strict=True):
+            judged = self.judge(output, record)
+            found = judged["extracted"] is not None
+            rows.append([judged["correct"], judged["correct_strict"], found])
+            names.append(list(record["task"].encode()[:_NAME_BYTES].ljust(_NAME_BYTES)))
+        self.outcomes.append(torch.tensor(rows, dtype=torch.long, device=self.device))
+        self.tasks.append(torch.tensor(names, dtype=torch.long, device=self.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Give the scores by name, as 0-dimensional float tensors."""
+        outcomes, tasks = _stack(self.outcomes).double(), _stack(self.tasks)
+        if not len(outcomes):
+            return {}
+        names = [bytes(row).decode(errors="ignore").strip() for row in tasks.tolist()]
+        means = outcomes.mean(0)
+        by_task = {
+            task: outcomes[[name == task for name in names]].mean(0) for task in sorted(set(names))
+        }
+        return {
+            "accuracy": means[0],
+            "accuracy_strict": means[1],
+            "accuracy_average": torch.stack([mean[0] for mean in by_task.values()]).mean(),
+            "extracted": means[2],
+            **{f"accuracy/{task}": mean[0] for task, mean in by_task.items()},
+            **{f"accuracy_strict/{task}": mean[1] for task, mean in by_task.items()},
+        }
+
+
+def _stack(state: Tensor | list[Tensor]) -> Tensor:
+    """Give a list state as one tensor; after a sync it already is."""
+    if isinstance(state, Tensor):
+        return state
+    return torch.cat(state) if state else torch.zeros(0)

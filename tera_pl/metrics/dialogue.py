@@ -1,0 +1,224 @@
+"""The six scores of generated dialogue: BLEU, METEOR, ROUGE-L and BERTScore."""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import nltk
+import sacrebleu
+import torch
+from bert_score import BERTScorer
+from nltk.translate.meteor_score import meteor_score
+from rouge_score.rouge_scorer import RougeScorer
+from torch import Tensor
+from torchmetrics import Metric
+
+Texts = list[str]
+Scorer = Callable[[Texts, list[Texts]], dict[str, float]]
+SIX = ("bleu", "bertscore_f1", "bertscore_recall", "bertscore_precision", "meteor", "rouge_l")
+_log = logging.getLogger(__name__)
+
+
+def clean_dialogue(text: str) -> str:
+    """Cut a generated reply where the next turn begins, as HiRA does.
+
+    Args:
+        text: A generated answer.
+
+    Returns:
+        What stands before the first `TARGET:`, `Q:` or `R:`, without white space around it.
+
+    Example:
+        >>> clean_dialogue(" i like it . Q: why ?")
+        'i like it .'
+    """
+    return re.split("TARGET:|Q:|R:", text)[0].strip()
+
+
+class DialogueScores(Metric):
+    """BLEU-4, METEOR, ROUGE-L, BERTScore F1, recall and precision, and their average, in percent.
+
+    As the package `evaluate` defines them by default, and HiRA and the paper use them: BLEU over
+    the corpus, 13a tokens, not smoothed; METEOR of nltk (alpha 0.9, beta 3, gamma 0.5), mean;
+    ROUGE-L F without stemming, mean; BERTScore without idf and without rescaling, means. With
+    several references the best one counts, for BLEU the closest length.
+
+    What a score needs is looked for on this machine, then downloaded. Where it cannot be had, the
+    score is missing, as is the average; `missing` tells why.
+
+    Args:
+        bertscore_model: Folder or Hub id of BERTScore's encoder, or null to do without.
+        bertscore_layer: Its layer whose states are compared.
+        bertscore_batch_size: Texts per batch of the encoder.
+    """
+
+    full_state_update = False
+    data: list[Tensor]
+    lengths: list[Tensor]
+
+    def __init__(
+        self,
+        bertscore_model: str | None = "roberta-large",
+        bertscore_layer: int = 17,
+        bertscore_batch_size: int = 64,
+    ) -> None:
+        super().__init__()
+        self.bertscore_model = bertscore_model
+        self.bertscore_layer = bertscore_layer
+        self.bertscore_batch_size = bertscore_batch_size
+        self.missing: dict[str, str] = {}
+        # Answers and references as the bytes of their JSON: plain tensors, which processes can
+        # exchange.
+        self.add_state("data", default=[], dist_reduce_fx="cat")
+        self.add_state("lengths", default=[], dist_reduce_fx="cat")
+
+    @staticmethod
+    def names() -> list[str]:
+        """List the scores that are always there: those that need no download."""
+        return ["bleu", "rouge_l"]
+
+    @staticmethod
+    def judge(output: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the reply that is scored."""
+        return {"extracted": clean_dialogue(output)}
+
+    def update(self, outputs: Sequence[str], records: Sequence[Mapping[str, Any]]) -> None:
+        """Add answers.
+
+        Args:
+            outputs: What the model generated.
+            records: The record of each, with `reference`, one text or several.
+        """
+        for output, record in zip(outputs, records, strict=True):
+            reference = record["reference"]
+            references = [reference] if isinstance(reference, str) else list(reference)
+            text = json.dumps([clean_dialogue(output), references]).encode()
+            self.data.append(torch.tensor(list(text), dtype=torch.uint8, device=self.device))
+            self.lengths.append(torch.tensor([len(text)], device=self.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Give the scores by name, as 0-dimensional float tensors in `[0, 100]`."""
+        outputs, references = self._texts()
+        if not outputs:
+            return {}
+        found: dict[str, float] = {}
+        self.missing = {}
+        scorers: dict[tuple[str, ...], Scorer] = {
+            ("bleu",): _bleu,
+            ("rouge_l",): _rouge_l,
+            ("meteor",): _meteor,
+            ("bertscore_f1", "bertscore_recall", "bertscore_precision"): self._bertscore,
+        }
+        for names, scorer in scorers.items():
+            try:
+                found |= scorer(outputs, references)
+            except _Unavailable as error:
+                self.missing |= dict.fromkeys(names, str(error))
+                _log.warning("%s: not scored: %s", ", ".join(names), error)
+        if not self.missing:
+            found["average"] = sum(found[name] for name in SIX) / len(SIX)
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
+
+    def _texts(self) -> tuple[Texts, list[Texts]]:
+        """Decode answers and references."""
+        data, lengths = _stack(self.data, torch.uint8), _stack(self.lengths, torch.long)
+        whole, start, pairs = bytes(data.tolist()), 0, []
+        for length in lengths.tolist():
+            pairs.append(json.loads(whole[start : start + length]))
+            start += length
+        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+    def _bertscore(self, outputs: Texts, references: list[Texts]) -> dict[str, float]:
+        if self.bertscore_model is None:
+            raise _Unavailable("metric.bertscore_model is null")
+        try:
+            scorer = BERTScorer(
+                model_type=self.bertscore_model,
+                num_layers=self.bertscore_layer,
+                batch_size=self.bertscore_batch_size,
+                device=str(self.device),
+            )
+        except OSError as error:
+            reason = str(error).strip().split("\n")[0]
+            raise _Unavailable(
+                f"no encoder {self.bertscore_model!r} here, and it could not be downloaded "
+                f"({reason}): put it in the cache of the Hub or name a folder as "
+                "metric.bertscore_model"
+            ) from None
+        precision, recall, f1 = (
+            values.double().mean() for values in scorer.score(outputs, references)
+        )
+        return {
+            "bertscore_f1": 100 * float(f1),
+            "bertscore_recall": 100 * float(recall),
+            "bertscore_precision": 100 * float(precision),
+        }
+
+
+class _Unavailable(Exception):  # noqa: N818 - no error of the program
+    """What a score needs cannot be had."""
+
+
+def _stack(state: Tensor | list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Give a list state as one tensor; after a sync it already is."""
+    if isinstance(state, Tensor):
+        return state
+    return torch.cat(state) if state else torch.zeros(0, dtype=dtype)
+
+
+def _bleu(outputs: Texts, references: list[Texts]) -> dict[str, float]:
+    # One stream per reference; None where a text has fewer.
+    most = max(len(some) for some in references)
+    streams = [[some[i] if i < len(some) else None for some in references] for i in range(most)]
+    bleu = sacrebleu.corpus_bleu(outputs, streams, smooth_method="none", tokenize="13a", force=True)
+    return {"bleu": float(bleu.score)}
+
+
+def _rouge_l(outputs: Texts, references: list[Texts]) -> dict[str, float]:
+    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+    scores = [
+        scorer.score_multi(some, output)["rougeL"].fmeasure
+        for output, some in zip(outputs, references, strict=True)
+    ]
+    return {"rouge_l": 100 * sum(scores) / len(scores)}
+
+
+def _meteor(outputs: Texts, references: list[Texts]) -> dict[str, float]:
+    _find_nltk("corpora/wordnet")
+    _find_nltk("tokenizers/punkt_tab")
+    scores = [
+        meteor_score(
+            [nltk.word_tokenize(reference) for reference in some],
+            nltk.word_tokenize(output),
+            alpha=0.9,
+            beta=3,
+            gamma=0.5,
+        )
+        for output, some in zip(outputs, references, strict=True)
+    ]
+    return {"meteor": 100 * sum(scores) / len(scores)}
+
+
+def _find_nltk(resource: str) -> None:
+    """Find a resource of nltk, or download it."""
+    name = resource.split("/")[1]
+    if _has_nltk(resource):
+        return
+    nltk.download(name, quiet=True)
+    if not _has_nltk(resource):
+        raise _Unavailable(
+            f"nltk has no {name!r} here, and it could not be downloaded: run "
+            f"`python -m nltk.downloader {name}` where there is a network, and copy nltk_data"
+        )
+
+
+def _has_nltk(resource: str) -> bool:
+    for name in (resource, f"{resource}.zip"):
+        try:
+            nltk.data.find(name)
+        except LookupError:
+            continue
+        return True
+    return False

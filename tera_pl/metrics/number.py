@@ -1,0 +1,89 @@
+"""Accuracy of numbers at the end of a reasoning: `... The answer is 42.`."""
+
+import re
+from collections.abc import Iterator
+
+from tera_pl.metrics.accuracy import AnswerAccuracy, Record
+
+TOLERANCE = 1e-3
+
+# A run of digits, points and commas that stands for itself: not in a word, and with a minus only
+# where it is no subtraction.
+_RUN = re.compile(r"(?<![\w.,])(?:(?<!\d )-)?\d[\d.,]*(?!\w)")
+# Thousands are separated by commas in threes, or not at all.
+_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+_STATED = re.compile(r"\banswer\b[^.\d\n]*?(?:\bis\b|:|=)|####", re.IGNORECASE)
+
+
+def extract_number(text: str, strict: bool = False) -> float | None:
+    """Find the number that a text ends in.
+
+    Args:
+        text: A generated answer.
+        strict: False deletes all commas and takes the last number anywhere, as the literature's
+            scorer does (LLM-Adapters, `evaluate.py`), even out of a word or a list. True takes
+            the first number after the last `answer is` or `####`, or else the last number; only
+            numbers that stand for themselves.
+
+    Returns:
+        The number, or none if there is none.
+
+    Example:
+        >>> extract_number("The answer is 1,234.50 in June 2020")
+        2020.0
+        >>> extract_number("The answer is 1,234.50 in June 2020", strict=True)
+        1234.5
+    """
+    if not strict:
+        found = re.findall(r"-?\d+\.?\d*", text.replace(",", ""))
+        return float(found[-1]) if found else None
+    numbers = list(_numbers(text))
+    if stated := [match.end() for match in _STATED.finditer(text)]:
+        after = [number for place, number in numbers if place >= stated[-1]]
+        if after:
+            return after[0]
+    return numbers[-1][1] if numbers else None
+
+
+def _numbers(text: str) -> Iterator[tuple[int, float]]:
+    """Yield every number that stands for itself, and where it starts."""
+    # The sign of a currency before a number is no part of it.
+    for match in _RUN.finditer(re.sub(r"[$€£]", " ", text)):
+        run = match.group().rstrip(".,")
+        if _NUMBER.fullmatch(run):
+            yield match.start(), float(run.replace(",", ""))
+
+
+class NumericAccuracy(AnswerAccuracy):
+    """Fraction of answers that end in the right number, overall and by task.
+
+    Right is within 0.001 of the reference (LLM-Adapters). A record needs `reference` and `task`.
+    """
+
+    @staticmethod
+    def extract(output: str, record: Record, strict: bool) -> float | None:
+        """Extract the number that an answer ends in."""
+        return extract_number(output, strict)
+
+    @classmethod
+    def is_right(cls, found: float, record: Record) -> bool:
+        """Whether a number is that of the reference.
+
+        Args:
+            found: The number.
+            record: Its record.
+
+        Returns:
+            Whether it is.
+
+        Raises:
+            ValueError: If the reference is no number.
+        """
+        try:
+            reference = float(str(record["reference"]).replace(",", ""))
+        except ValueError:
+            raise ValueError(
+                f"{record.get('id', 'a record')}: reference {record['reference']!r}: expected a "
+                "number, which NumericAccuracy compares with"
+            ) from None
+        return abs(found - reference) <= TOLERANCE

@@ -1,0 +1,108 @@
+"""Accuracy of the letter of an option: `... so the answer is (C).`."""
+
+import re
+
+from tera_pl.metrics.accuracy import AnswerAccuracy, Record
+from tera_pl.metrics.number import TOLERANCE, extract_number
+
+# A letter in brackets, before a bracket, or alone; `A` before a word in small letters is an
+# article, and a letter with a dash or an apostrophe a part of a word.
+_LETTER = r"(?:\(([A-E])\)|(?<![\w'\u2019(-])([A-E])(?:\)|(?![\w'\u2019-])(?! [a-z])))"
+_STATED = re.compile(
+    r"\b(?:answer|option|choice)s?\b(?:\s+(?:is|must be|should be))?\s*:?\s*(?:option\s*)?"
+    r"(?:\(([A-E])\)|([A-E])(?![\w'\u2019-]))",
+    re.IGNORECASE,
+)
+_CONCLUDED = re.compile(rf"\b(?:so|thus|hence|therefore)\b[^.\n]*?{_LETTER}")
+_DENIED = re.compile(rf"\bnot\s+{_LETTER}|{_LETTER}\s+is\s+(?:wrong|incorrect|false|not)\b")
+_ALONE = re.compile(_LETTER)
+_OPTIONS = re.compile(r"(?:Answer Choices|The options are):(.*)", re.DOTALL)
+_OPTION = re.compile(r"\(?\b([A-E])\)\s*(.*?)\s*(?=\(?\b[A-E]\)|$)", re.DOTALL)
+
+
+def extract_option_letter(text: str, strict: bool = False) -> str | None:
+    """Find the letter of the option that a text chooses.
+
+    Args:
+        text: A generated answer.
+        strict: False takes the first capital A to E anywhere, the D of `Divide` too, as the
+            literature's scorer does (LLM-Adapters, `evaluate.py`); that is mostly noise. True
+            takes the last letter stated (`the answer is (B)`), or else the last one concluded
+            (`so C`), or else the only one that stands for itself and is not denied.
+
+    Returns:
+        The letter, or none if nothing is found.
+
+    Example:
+        >>> extract_option_letter("Divide by 3, so the answer is (B).")
+        'D'
+        >>> extract_option_letter("Divide by 3, so the answer is (B).", strict=True)
+        'B'
+    """
+    if not strict:
+        match = re.search("[A-E]", text)
+        return match.group() if match else None
+    text = _DENIED.sub(" ", text)
+    for pattern in (_STATED, _CONCLUDED):
+        if found := [letter for letter in _letters(pattern, text) if letter.isupper()]:
+            return found[-1]
+    alone = set(_letters(_ALONE, text))
+    return alone.pop() if len(alone) == 1 else None
+
+
+def extract_option_value(text: str, prompt: str) -> str | None:
+    """Find the option whose value a text ends in, where it names no letter.
+
+    Args:
+        text: A generated answer.
+        prompt: The question with its options, in either way that the files of LLM-Adapters write
+            them: `Answer Choices: (A) 1 (B) 2` or `The options are: A)1 B)2`.
+
+    Returns:
+        The letter of the only option that has the number of the text, or else of the only option
+        that occurs in its last sentence; none if there are none or several.
+    """
+    options = _OPTIONS.search(prompt)
+    if options is None:
+        return None
+    values = _OPTION.findall(options.group(1))
+    number = extract_number(text, strict=True)
+    equal = [letter for letter, value in values if _has_number(value, number)]
+    if equal:
+        return equal[0] if len(equal) == 1 else None
+    sentence = re.split(r"(?<=[.!?])\s|\n", text.strip())[-1].casefold()
+    named = [
+        letter
+        for letter, value in values
+        if re.search(rf"(?<![\w.]){re.escape(value.casefold().strip(' .'))}(?!\w|\.\d)", sentence)
+        and value.strip(" .")
+    ]
+    return named[0] if len(named) == 1 else None
+
+
+class OptionLetterAccuracy(AnswerAccuracy):
+    """Fraction of answers that choose the option with the right letter, overall and by task.
+
+    The strict form also accepts an option's value where no letter is named. A record needs
+    `prompt` with the options, `reference` and `task`.
+    """
+
+    @staticmethod
+    def extract(output: str, record: Record, strict: bool) -> str | None:
+        """Extract the letter of the option that an answer chooses."""
+        letter = extract_option_letter(output, strict)
+        if letter is None and strict:
+            return extract_option_value(output, record["prompt"])
+        return letter
+
+
+def _letters(pattern: re.Pattern[str], text: str) -> list[str]:
+    return [first or second for first, second in pattern.findall(text)]
+
+
+def _has_number(value: str, number: float | None) -> bool:
+    """Whether a value is this number, with or without a unit."""
+    if number is None or len(re.findall(r"\d+(?:[.,]\d+)*", value)) != 1:
+        return False
+    found = extract_number(value, strict=True)
+    return found is not None and abs(found - number) <= TOLERANCE
