@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from tera_pl.adapters import check_targets
+from tera_pl.adapters.layer import AdapterLayer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -194,3 +195,25 @@ def fingerprint_frozen(model: nn.Module) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200]
+
+
+def hold_updates(model: nn.Module) -> None:
+    """Build the updates of adapters that can once, for many calls without training.
+
+    Args:
+        model: A model with adapters.
+    """
+    for module in model.modules():
+        if isinstance(module, AdapterLayer):
+            module.hold_update()
+
+
+def release_updates(model: nn.Module) -> None:
+    """Forget what `hold_updates` built.
+
+    Args:
+        model: The model.
+    """
+    for module in model.modules():
+        if isinstance(module, AdapterLayer):
+            module.release_update()

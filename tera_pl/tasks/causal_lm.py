@@ -16,10 +16,12 @@ from tera_pl.backbone import (
     Backbone,
     add_adapter,
     fingerprint_frozen,
+    hold_updates,
     load_config,
     load_meta_model,
     load_model,
     load_tokenizer,
+    release_updates,
 )
 from tera_pl.tasks.checkpoint import check_checkpoint, describe_adapter, describe_optimizer
 
@@ -199,13 +201,31 @@ class CausalLMTask(LightningModule):
         """Generate answers."""
         return self._judge(batch, self.generate(batch))
 
+    def on_validation_epoch_start(self) -> None:
+        """Build updates once for all answers."""
+        hold_updates(self.model)
+
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the epoch."""
+        release_updates(self.model)
         self._log_scores("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Build updates once for all answers."""
+        hold_updates(self.model)
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of the epoch."""
+        release_updates(self.model)
         self._log_scores("test")
+
+    def on_predict_epoch_start(self) -> None:
+        """Build updates once for all answers."""
+        hold_updates(self.model)
+
+    def on_predict_epoch_end(self) -> None:
+        """Forget them."""
+        release_updates(self.model)
 
     @torch.no_grad()
     def generate(self, batch: Batch) -> list[str]:

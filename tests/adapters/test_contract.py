@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from tera_pl.adapters import TeraConfig
+from tera_pl.adapters import LotrConfig, MoraConfig, TeraConfig
 
 IN, OUT = 30, 24
 
@@ -37,6 +37,14 @@ def tera(name: str, trained: int, **settings: Any) -> Adapter:
     return Adapter(f"TeRA {name}", TeraConfig, "tera_", trained, settings)
 
 
+def mora(name: str, trained: int, **settings: Any) -> Adapter:
+    return Adapter(f"MoRA {name}", MoraConfig, "mora_", trained, settings)
+
+
+def lotr(name: str, trained: int, **settings: Any) -> Adapter:
+    return Adapter(f"LoTR {name}", LotrConfig, "lotr_", trained, settings)
+
+
 ADAPTERS = [
     tera("out split", 4 + 6 + 30),
     tera("in split", 24 + 5 + 6, out_modes=1, in_modes=2),
@@ -51,6 +59,13 @@ ADAPTERS = [
     tera("scaled", 4 + 6 + 30, scaling=2.5, zero_vector=1),
     tera("factored", 4 + 6 + 30, compute="factored"),
     tera("materialised", 4 + 6 + 30, compute="materialised"),
+    mora("rotation", 10**2, r=2),
+    mora("rotation, padded", 8**2, r_hat=8),
+    mora("rotation, one chunk left out", 12**2, r_hat=12),
+    mora("sharing", 12**2, r=3, form="sharing"),
+    mora("sharing, odd and padded", 7**2, r_hat=7, form="sharing"),
+    lotr("rank 3", 3 * (IN + OUT) + 3**2, r=3),
+    lotr("scaled", 5 * (IN + OUT) + 5**2, r=5, alpha=2.5, share="name"),
 ]
 
 
@@ -167,14 +182,14 @@ def test_frozen_numbers_do_not_depend_on_the_type_of_the_base(adapter: Adapter) 
     deltas = {}
     for dtype in (torch.float32, torch.bfloat16):
         net = Net("Linear").to(dtype)
-        get_peft_model(net, adapter())
-        for parameter in net.adapted.tera_vectors["default"]:
+        parameters = trained(get_peft_model(net, adapter())).values()
+        for parameter in parameters:
             assert parameter.dtype == torch.float32
             parameter.data.fill_(0.5)
         deltas[dtype] = net.adapted.get_delta_weight("default")
         assert deltas[dtype].dtype == torch.float32
     # Each of the frozen tensors on the way is rounded by half a step of bfloat16, 2^-9, at most.
-    steps = len(list(net.adapted.tera_vectors["default"])) + 1
+    steps = len(parameters) + 1
     error = (deltas[torch.bfloat16] - deltas[torch.float32]).norm()
     assert error <= steps * 2**-9 * math.sqrt(2) * deltas[torch.float32].norm()
 

@@ -9,8 +9,9 @@ from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tera_pl.adapters import TeraConfig
-from tera_pl.adapters.tera import TeraLayer, layer, model
+from tera_pl.adapters import TeraConfig, model
+from tera_pl.adapters import layer as common
+from tera_pl.adapters.tera import TeraLayer, layer
 
 
 def adapt(base: nn.Module, **settings: object) -> tuple[nn.Module, TeraLayer]:
@@ -159,7 +160,7 @@ def test_quantised_base(monkeypatch: pytest.MonkeyPatch) -> None:
     def resolve(base: nn.Module, **kwargs: object) -> QuantizationBackend | None:
         return Int8Backend() if isinstance(base, Int8Linear) else None
 
-    monkeypatch.setattr(layer, "resolve_quantization_backend", resolve)
+    monkeypatch.setattr(common, "resolve_quantization_backend", resolve)
     monkeypatch.setattr(model, "resolve_quantization_backend", resolve)
     base = Int8Linear(nn.Linear(30, 24))
     weight = base.weight.clone()
@@ -176,3 +177,61 @@ def test_quantised_base(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ((net(x) - expected).abs() <= x.abs().sum(1, keepdim=True) * step * (1 + 1e-4)).all()
     adapted.unmerge()
     assert torch.equal(base.weight, weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_held_update_gives_the_same_and_leaves_the_base(
+    dtype: torch.dtype, dropout: float, perturb: Callable
+) -> None:
+    base = nn.Linear(30, 24).to(dtype)
+    weight = base.weight.detach().clone()
+    net, adapted = adapt(base, dropout=dropout)
+    perturb(net)
+    net.eval()
+    x = torch.randn(7, 5, 30, dtype=dtype)
+    with torch.no_grad():
+        expected = net(x)
+        adapted.hold_update()
+        held = net(x)
+        adapted.release_update()
+        after = net(x)
+    # Sums of 30 products, of weights and of an update of like size, rounded to the type.
+    bound = 30 * torch.finfo(dtype).eps * 2 * expected.abs().max()
+    assert (held - expected).abs().max() <= bound
+    assert not torch.equal(expected, base(x))
+    assert torch.equal(after, expected)
+    assert torch.equal(base.weight, weight)
+
+
+def test_held_update_costs_one_product(monkeypatch: pytest.MonkeyPatch, perturb: Callable) -> None:
+    net, adapted = adapt(nn.Linear(30, 24))
+    perturb(net)
+    adapted.hold_update()
+    calls = []
+    linear = F.linear
+    monkeypatch.setattr(F, "linear", lambda *args: calls.append(args[1].shape) or linear(*args))
+    monkeypatch.setattr(layer, "apply_linear", None)
+    with torch.no_grad():
+        net(torch.randn(2, 30))
+    assert calls == [(24, 30)]
+
+
+def test_held_update_is_that_of_its_adapter(perturb: Callable) -> None:
+    net, adapted = adapt(nn.Linear(30, 24), init_weights=False)
+    peft_model = get_peft_model(
+        net, TeraConfig(target_modules=["0"], init_weights=False, seed=1), "b"
+    )
+    x = torch.randn(3, 30)
+    adapted.set_adapter("default")
+    adapted.hold_update()
+    with torch.no_grad():
+        adapted.set_adapter("b")
+        other = adapted(x)
+        adapted.release_update()
+        assert torch.equal(other, adapted(x))
+    assert peft_model is not None
+    adapted.hold_update()
+    adapted.merge()
+    merged = adapted(x)
+    assert torch.equal(merged, adapted.base_layer(x))

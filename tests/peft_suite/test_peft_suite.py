@@ -19,7 +19,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from tera_pl.adapters import TeraConfig
+from tera_pl.adapters import LotrConfig, MoraConfig, TeraConfig
 
 CACHE = Path(__file__).parents[2] / ".cache" / "peft_suite"
 # Not named after their architectures, by which PEFT tells what other methods cannot do.
@@ -39,7 +39,29 @@ VARIANTS = {
 }
 LIN1 = {"out_modes": [2], "in_modes": [4, 5]}  # 20 -> 2
 BOTH = {"target_modules": ["lin0", "lin1"], "modes_pattern": {"lin1": LIN1}}
+LIN01 = {"target_modules": ["lin0", "lin1"]}
+SAVED = {"target_modules": ["lin0"], "modules_to_save": ["lin1"]}
+MORA_CASES = [
+    ("MoRA", "MLP", MoraConfig, {"target_modules": "lin0"}),
+    ("MoRA lin1", "MLP", MoraConfig, {"target_modules": ["lin1"], "r": 1}),
+    ("MoRA two targets", "MLP", MoraConfig, {**LIN01, "r_hat": 4}),
+    ("MoRA sharing", "MLP", MoraConfig, {**LIN01, "r": 2, "form": "sharing"}),
+    ("MoRA modules_to_save", "MLP", MoraConfig, SAVED),
+    ("MoRA exclude_modules", "MLP", MoraConfig, {**LIN01, "exclude_modules": ["lin1"]}),
+    ("MoRA Conv1D", "EmbConv1D", MoraConfig, {"target_modules": ["conv1d"]}),
+]
+LOTR_CASES = [
+    ("LoTR", "MLP", LotrConfig, {"target_modules": "lin0"}),
+    ("LoTR lin1", "MLP", LotrConfig, {"target_modules": ["lin1"], "r": 2}),
+    # PEFT trains at a rate of 0.5, which standard normal factors on two layers do not stand.
+    ("LoTR two targets", "MLP", LotrConfig, {**LIN01, "r": 4, "alpha": 0.1}),
+    ("LoTR modules_to_save", "MLP", LotrConfig, SAVED),
+    ("LoTR exclude_modules", "MLP", LotrConfig, {**LIN01, "exclude_modules": ["lin1"]}),
+    ("LoTR Conv1D", "EmbConv1D", LotrConfig, {"target_modules": ["conv1d"]}),
+]
 CUSTOM_CASES = [
+    *MORA_CASES,
+    *LOTR_CASES,
     *(
         (f"MLP {name}", "MLP", TeraConfig, {"target_modules": "lin0", **settings})
         for name, settings in VARIANTS.items()
@@ -79,6 +101,15 @@ MULTIPLE_CASES = [
         {**LIN0, "out_modes": 3, "ranks": [2, 2, 4, 7]},
     ),
 ]
+LIN1_ONLY = {**LIN0, "target_modules": ["lin1"]}
+MULTIPLE_CASES += [
+    ("MoRA same", "mora", MoraConfig, LIN0, LIN0),
+    ("MoRA other layer", "mora", MoraConfig, LIN0, LIN1_ONLY),
+    ("MoRA other form", "mora", MoraConfig, LIN0, {**LIN0, "r": 2, "form": "sharing"}),
+    ("LoTR same", "lotr", LotrConfig, LIN0, LIN0),
+    ("LoTR other layer", "lotr", LotrConfig, LIN0, LIN1_ONLY),
+    ("LoTR other rank", "lotr", LotrConfig, LIN0, {**LIN0, "r": 3, "alpha": 2.0}),
+]
 DECODER_CASES = [
     (TeraConfig, {"task_type": "CAUSAL_LM", "target_modules": None, **settings})
     for settings in (
@@ -87,6 +118,15 @@ DECODER_CASES = [
         {"out_modes": 1, "in_modes": 1, "factor_init": "identity"},
         {"core_init": "rademacher", "factor_init": "orthogonal", "compute": "materialised"},
         {"dropout": 0.1, "save_frozen": True},
+    )
+]
+DECODER_CASES += [
+    (config, {"task_type": "CAUSAL_LM", "target_modules": None, **settings})
+    for config, settings in (
+        (MoraConfig, {"r": 2}),
+        (MoraConfig, {"r": 2, "form": "sharing", "dropout": 0.1}),
+        (LotrConfig, {"r": 4}),
+        (LotrConfig, {"r": 2, "alpha": 4.0, "share": "name"}),
     )
 ]
 

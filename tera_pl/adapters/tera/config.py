@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from peft import PeftConfig
 from peft.utils import PeftType
 
+from tera_pl.adapters.fields import check_common_fields
 from tera_pl.tensor import Compute, CoreInit, FactorInit
 
 PATTERN_KEYS = {"out_modes", "in_modes", "ranks"}
@@ -79,11 +80,8 @@ class TeraConfig(PeftConfig):
         # What was asked for, apart from what an adapter writes into its field later: a config may
         # serve another model after this one.
         self.expected_sha256 = self.frozen_sha256
-        for name in ("target_modules", "exclude_modules"):
-            value = getattr(self, name)
-            setattr(self, name, set(value) if isinstance(value, list) else value)
+        check_common_fields(self)
         self._check_choices()
-        self._check_layers()
         self._check_modes()
 
     def _check_choices(self) -> None:
@@ -96,21 +94,10 @@ class TeraConfig(PeftConfig):
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}: expected {', '.join(get_args(allowed))}"
                 )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}: expected at least 0 and less than 1")
         if self.zero_vector != "longest" and not isinstance(self.zero_vector, int):
             raise ValueError(
                 f"zero_vector is {self.zero_vector!r}: expected 'longest' or the index of a mode"
             )
-
-    def _check_layers(self) -> None:
-        if self.layers_to_transform is not None and isinstance(self.target_modules, str):
-            raise ValueError(
-                "layers_to_transform needs a list of target_modules: a pattern names its layers "
-                "itself"
-            )
-        if self.layers_pattern and self.layers_to_transform is None:
-            raise ValueError("layers_pattern is of use only with layers_to_transform: set both")
 
     def _check_modes(self) -> None:
         _check_sizes("", {"out_modes": self.out_modes, "in_modes": self.in_modes})

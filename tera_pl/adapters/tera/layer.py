@@ -1,15 +1,14 @@
 """Layers that add a TeRA update to a frozen linear layer."""
 
-import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
-from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from tera_pl.adapters.layer import AdapterLayer
 from tera_pl.adapters.tera.config import TeraConfig
 from tera_pl.tensor import FrozenTensor, TensorNetwork, apply, apply_linear, contract
 
@@ -34,7 +33,7 @@ class FrozenNetwork(nn.Module):
         return [tensor for tensor in self.modules() if isinstance(tensor, FrozenTensor)]
 
 
-class TeraLayer(nn.Module, BaseTunerLayer):
+class TeraLayer(AdapterLayer):
     """A frozen linear layer with TeRA updates, one per adapter.
 
     Args:
@@ -46,25 +45,15 @@ class TeraLayer(nn.Module, BaseTunerLayer):
     adapter_layer_names = ("tera_vectors",)
     other_param_names = ("tera_frozen", "tera_dropout", "tera_config")
 
-    if TYPE_CHECKING:  # attributes come from PEFT's mixin, whose types are not checked
-
-        def __getattr__(self, name: str) -> Any: ...
-
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
-        super().__init__()
-        self.base_layer: Any = base_layer
-        self.quantization_backend = resolve_quantization_backend(
-            self.get_base_layer(),
-            get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass"),
-        )
-        self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
+        super().__init__(base_layer, **kwargs)
         self.tera_vectors = nn.ModuleDict()
         self.tera_frozen = nn.ModuleDict()
         self.tera_dropout = nn.ModuleDict()
         self.tera_config: dict[str, TeraConfig] = {}
-        self._disable_adapters = False
-        self.merged_adapters: list[str] = []
-        self._weight_before_merge: Tensor | None = None
+        # Name and matrix of what `hold_update` built.
+        self._held_weight: tuple[str, Tensor] | None = None
+        self._held_update: tuple[str, Tensor] | None = None
 
     def update_layer(
         self, adapter_name: str, frozen: FrozenNetwork, config: TeraConfig, inference_mode: bool
@@ -142,69 +131,52 @@ class TeraLayer(nn.Module, BaseTunerLayer):
             )
         )
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add updates to the base weight, in float32 with one rounding each.
+    def hold_update(self) -> None:
+        """Build the active update once, for many calls: generation then costs what the base costs.
 
-        The weight as it was is kept until `unmerge`, which restores it to the bit, at the cost of
-        a second copy of the weight. Of a quantised weight the dequantised one is kept, and
-        quantised again.
-
-        Args:
-            safe_merge: Whether to refuse a result that is not finite.
-            adapter_names: Which adapters; the active ones if not given.
-
-        Raises:
-            ValueError: If `safe_merge` finds NaN or infinite values.
+        Weight and update become one matrix, as when they are merged, but the base weight stays as
+        it is. A weight in 16 bits would lose what is smaller than half its last bit, so there the
+        update is kept apart. The memory is that of the weight. Parameters must not change until
+        `release_update`.
         """
-        for name in check_adapters_to_merge(self, adapter_names):
-            if name not in self.tera_vectors:
-                continue
-            weight = self.get_base_weight()
-            delta = self._oriented(self.get_delta_weight(name).detach())
-            merged = (weight.to(delta.dtype) + delta).to(weight.dtype)
-            if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(
-                    f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
-                )
-            if not self.merged_adapters:
-                self._weight_before_merge = weight
-            self.set_base_weight(merged)
-            self.merged_adapters.append(name)
-
-    def unmerge(self) -> None:
-        """Restore the base weight as it was before `merge`."""
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+        self.release_update()
+        names = self._known(self.active_adapters)
+        if len(names) != 1 or self.merged or isinstance(self.get_base_layer(), Conv1D):
             return
-        assert self._weight_before_merge is not None
-        # The layer may have moved while it was merged.
-        self.set_base_weight(self._weight_before_merge.to(self.get_base_weight()))
-        self._weight_before_merge = None
-        self.merged_adapters.clear()
+        with torch.no_grad():
+            delta = self.get_delta_weight(names[0])
+            if self._is_plain(names[0]) and self.base_layer.weight.element_size() >= 4:
+                weight = self.base_layer.weight
+                self._held_weight = (names[0], weight + delta.to(weight.dtype))
+            else:
+                core = self.get_tensor_network(names[0]).core
+                self._held_update = (names[0], delta.to(core.dtype))
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Apply the layer and its active updates, `(..., in_features) -> (..., out_features)`."""
-        if self.disable_adapters or self.merged:
-            if self.disable_adapters and self.merged:
-                self.unmerge()
-            return self.base_layer(x, *args, **kwargs)
-        names = [name for name in self.active_adapters if name in self.tera_vectors]
-        if len(names) == 1 and self._is_plain(x, names[0]):
-            network, base = self.get_tensor_network(names[0]), self.base_layer
-            compute = self.tera_config[names[0]].compute
-            return apply_linear(network, x, base.weight, base.bias, compute)
-        return self._add_updates(x, self.base_layer(x, *args, **kwargs), names)
+    def release_update(self) -> None:
+        """Forget what `hold_update` built."""
+        self._held_weight = self._held_update = None
 
-    def _add_updates(self, x: Tensor, outputs: Tensor, names: Sequence[str]) -> Tensor:
-        if self.quantization_backend is not None:
-            outputs = self.quantization_backend.maybe_clone_base_result(outputs)
-        for name in names:
-            inputs = self.tera_dropout[name](x).to(outputs.dtype)
+    def _adapted(self, x: Tensor, names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
+        if len(names) != 1:
+            return super()._adapted(x, names, *args, **kwargs)
+        (name,) = names
+        base = self.base_layer
+        if self._held_weight is not None and self._held_weight[0] == name:
+            return F.linear(x, self._held_weight[1], base.bias)
+        held = self._held_update is not None and self._held_update[0] == name
+        if not held and self._is_plain(name) and base.weight.dtype == x.dtype:
             compute = self.tera_config[name].compute
-            outputs = outputs + apply(self.get_tensor_network(name), inputs, compute)
-        return outputs
+            return apply_linear(self.get_tensor_network(name), x, base.weight, base.bias, compute)
+        return super()._adapted(x, names, *args, **kwargs)
 
-    def _is_plain(self, x: Tensor, name: str) -> bool:
+    def _update(self, adapter_name: str, x: Tensor) -> Tensor:
+        network = self.get_tensor_network(adapter_name)
+        inputs = self.tera_dropout[adapter_name](x).to(network.core.dtype)
+        if self._held_update is not None and self._held_update[0] == adapter_name:
+            return F.linear(inputs, self._held_update[1])
+        return apply(network, inputs, self.tera_config[adapter_name].compute)
+
+    def _is_plain(self, name: str) -> bool:
         """Whether weight and update can be used in one go: a frozen `Linear` and no dropout.
 
         The base layer is then not called, so nothing must hang on its call, as hooks do.
@@ -213,14 +185,7 @@ class TeraLayer(nn.Module, BaseTunerLayer):
         return (
             type(base) is nn.Linear
             and self.quantization_backend is None
-            and base.weight.dtype == x.dtype
             and not (base.weight.requires_grad and torch.is_grad_enabled())
             and not (base._forward_pre_hooks or base._forward_hooks or "forward" in vars(base))
             and isinstance(self.tera_dropout[name], nn.Identity)
         )
-
-    def _oriented(self, delta: Tensor) -> Tensor:
-        return delta.T if isinstance(self.get_base_layer(), Conv1D) else delta
-
-    def __repr__(self) -> str:
-        return f"tera.{super().__repr__()}"

@@ -5,13 +5,11 @@ from typing import Any
 
 import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING
 from peft.utils.other import get_pattern_key
-from peft.utils.quantization_utils import get_quantization_kwargs, resolve_quantization_backend
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
+from tera_pl.adapters.layer import AdapterLayer
+from tera_pl.adapters.model import AdapterModel
 from tera_pl.adapters.tera.config import TeraConfig
 from tera_pl.adapters.tera.layer import FrozenNetwork, TeraLayer
 from tera_pl.tensor import (
@@ -28,7 +26,7 @@ FROZEN_PREFIX = "base_model.tera_frozen."
 COMPUTE_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
-class TeraModel(BaseTuner):
+class TeraModel(AdapterModel):
     """A model with TeRA injected.
 
     Frozen tensors are shared: layers that need the same tensor, on the same device and in the same
@@ -37,9 +35,7 @@ class TeraModel(BaseTuner):
 
     prefix: str = "tera_"
     tuner_layer_cls = TeraLayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING
 
-    @torch.inference_mode(False)  # an adapter that is loaded for inference may be trained later
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
         """Inject an adapter and identify its frozen tensors.
 
@@ -71,53 +67,18 @@ class TeraModel(BaseTuner):
         config.frozen_sha256 = config.expected_sha256 or found
         return result
 
-    @torch.inference_mode(False)
-    def _cast_adapter_dtype(self, *args: Any, **kwargs: Any) -> None:
-        super()._cast_adapter_dtype(*args, **kwargs)
-
-    def _create_and_replace(
+    def _add_adapter(
         self,
-        tera_config: TeraConfig,
+        layer: AdapterLayer,
         adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
+        config: PeftConfig,
         current_key: str,
-        **optional_kwargs: Any,
+        inference_mode: bool,
     ) -> None:
-        is_new = not isinstance(target, TeraLayer)
-        layer = self._wrap(target, current_key) if is_new else target
         assert isinstance(layer, TeraLayer)
-        try:
-            frozen = self._frozen_network(layer, tera_config, current_key)
-            # An adapter that is added beside an active one is not trained until it is activated.
-            inactive = adapter_name not in self.active_adapters
-            layer.update_layer(
-                adapter_name, frozen, tera_config, tera_config.inference_mode and not inactive
-            )
-        except ValueError as error:
-            raise ValueError(f"module {current_key}: {error}") from None
-        if is_new:
-            if inactive:
-                layer.requires_grad_(False)
-            self._replace_module(parent, target_name, layer, target)
-
-    def _wrap(self, target: nn.Module, current_key: str) -> TeraLayer:
-        base: Any = target
-        if isinstance(target, BaseTunerLayer):
-            base = target.get_base_layer()
-        kwargs = get_quantization_kwargs(self)
-        if (
-            not isinstance(base, nn.Linear | Conv1D)
-            and resolve_quantization_backend(base, **kwargs) is None
-        ):
-            raise ValueError(
-                f"module {current_key} is a {type(base).__name__}: TeRA adapts Linear layers, "
-                "quantised or not, and Conv1D"
-            )
-        layer = TeraLayer(target, **kwargs)
-        layer.set_adapter(self.active_adapters)
-        return layer
+        assert isinstance(config, TeraConfig)
+        frozen = self._frozen_network(layer, config, current_key)
+        layer.update_layer(adapter_name, frozen, config, inference_mode)
 
     def _frozen_network(self, layer: TeraLayer, config: TeraConfig, key: str) -> FrozenNetwork:
         pattern = get_pattern_key(config.modes_pattern.keys(), key)

@@ -1,0 +1,103 @@
+"""The common part of injecting a method into a model."""
+
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING
+from peft.utils.quantization_utils import get_quantization_kwargs, resolve_quantization_backend
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from tera_pl.adapters.layer import AdapterLayer
+
+
+class AdapterModel(BaseTuner):
+    """A model with a method injected.
+
+    A subclass has `prefix`, `tuner_layer_cls` and `_add_adapter`.
+    """
+
+    tuner_layer_cls: type[AdapterLayer]
+    # Query and value projections, as the paper has it.
+    target_module_mapping = TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING
+
+    @torch.inference_mode(False)  # an adapter that is loaded for inference may be trained later
+    def inject_adapter(self, *args: Any, **kwargs: Any) -> Any:
+        """Inject an adapter.
+
+        Args:
+            *args: As PEFT gives them.
+            **kwargs: As PEFT gives them.
+
+        Returns:
+            What PEFT returns.
+        """
+        return super().inject_adapter(*args, **kwargs)
+
+    @torch.inference_mode(False)
+    def _cast_adapter_dtype(self, *args: Any, **kwargs: Any) -> None:
+        super()._cast_adapter_dtype(*args, **kwargs)
+
+    def _add_adapter(
+        self,
+        layer: AdapterLayer,
+        adapter_name: str,
+        config: PeftConfig,
+        current_key: str,
+        inference_mode: bool,
+    ) -> None:
+        """Add an adapter to a layer.
+
+        Args:
+            layer: The layer, of `tuner_layer_cls`.
+            adapter_name: Name of the adapter.
+            config: Its settings.
+            current_key: Name of the module.
+            inference_mode: Whether it stays frozen.
+        """
+        raise NotImplementedError
+
+    def _create_and_replace(
+        self,
+        peft_config: PeftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **optional_kwargs: Any,
+    ) -> None:
+        is_new = not isinstance(target, self.tuner_layer_cls)
+        layer = self._wrap(target, current_key) if is_new else target
+        assert isinstance(layer, AdapterLayer)
+        # An adapter that is added beside an active one is not trained until it is activated.
+        inactive = adapter_name not in self.active_adapters
+        frozen = bool(peft_config.inference_mode) and not inactive
+        try:
+            self._add_adapter(layer, adapter_name, peft_config, current_key, frozen)
+        except ValueError as error:
+            raise ValueError(f"module {current_key}: {error}") from None
+        if is_new:
+            if inactive:
+                layer.requires_grad_(False)
+            self._replace_module(parent, target_name, layer, target)
+
+    def _wrap(self, target: nn.Module, current_key: str) -> AdapterLayer:
+        base: Any = target
+        if isinstance(target, BaseTunerLayer):
+            base = target.get_base_layer()
+        kwargs = get_quantization_kwargs(self)
+        if (
+            not isinstance(base, nn.Linear | Conv1D)
+            and resolve_quantization_backend(base, **kwargs) is None
+        ):
+            method = type(self).__name__.removesuffix("Model")
+            raise ValueError(
+                f"module {current_key} is a {type(base).__name__}: {method} adapts Linear layers, "
+                "quantised or not, and Conv1D"
+            )
+        layer = self.tuner_layer_cls(target, **kwargs)
+        layer.set_adapter(self.active_adapters)
+        return layer

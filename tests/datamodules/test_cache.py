@@ -1,0 +1,68 @@
+"""The token cache under processes that start together, or are killed halfway."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+from transformers import AutoTokenizer
+
+from datamodules.encoding import Encoding, encode
+
+NUM = 6_000
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from transformers import AutoTokenizer
+from datamodules.encoding import Encoding, encode
+from tests.datamodules.test_cache import records
+rows = encode(records(), AutoTokenizer.from_pretrained(sys.argv[1]), Encoding())
+Path(sys.argv[2]).write_text(json.dumps([rows[0]["input_ids"], rows[-1]["input_ids"], len(rows)]))
+"""
+
+
+def records():
+    return [
+        {
+            "prompt": "What color is the sky ? " * (1 + i % 5),
+            "response": "blue" if i % 2 else "red green",
+            "task": "t",
+            "reference": "r",
+            "choices": None,
+            "id": f"file:{i}",
+        }
+        for i in range(NUM)
+    ]
+
+
+def start(tokenizer, result, cache):
+    environment = os.environ | {"HF_DATASETS_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", SCRIPT, str(tokenizer), str(result)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+
+
+def test_two_that_start_together_and_one_that_is_killed(tiny_backbone, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    killed = start(tiny_backbone, tmp_path / "killed", cache)
+    # Killed as soon as it writes: there is a file, and it is not whole.
+    deadline = time.monotonic() + 60
+    while not list(cache.rglob("tera_pl/*")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert not list(cache.rglob("*.arrow"))
+
+    both = [start(tiny_backbone, tmp_path / str(i), cache) for i in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    monkeypatch.setattr("datamodules.encoding.CACHED_FROM", NUM + 1)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    plain = encode(records(), AutoTokenizer.from_pretrained(tiny_backbone), Encoding())
+    expected = [plain[0]["input_ids"], plain[-1]["input_ids"], NUM]
+    for i in range(2):
+        assert json.loads((tmp_path / str(i)).read_text()) == expected
+    assert len(list(cache.rglob("*.arrow"))) == 1
