@@ -26,8 +26,8 @@ class BestAdapter(Callback):
             path = checkpoint.best_model_path
             _load_trained(pl_module, torch.load(path, map_location="cpu", weights_only=True))
             rank_zero_info(f"best checkpoint: {path} ({checkpoint.monitor} = {_score(checkpoint)})")
+        folder = run_folder(trainer) / ("adapter" if pl_module.adapter else "model")
         if trainer.is_global_zero:
-            folder = run_folder(trainer) / ("adapter" if pl_module.adapter else "model")
             pl_module.model.save_pretrained(folder)
             pl_module.tokenizer.save_pretrained(folder)
 

@@ -71,11 +71,11 @@ class PredictionWriter(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start a new file."""
-        self._path = None
+        self._start(trainer)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start a new file."""
-        self._path = None
+        self._start(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the sample."""
@@ -86,12 +86,14 @@ class PredictionWriter(Callback):
         missing = self.num_samples - len(self._sample)
         self._sample.extend(outputs["predictions"][: max(0, missing)])
 
+    def _start(self, trainer: Trainer) -> None:
+        rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
+        self._path = run_folder(trainer) / f"predictions{rank}.jsonl"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        _keep_older(self._path)
+
     def _write(self, trainer: Trainer, outputs: dict[str, list[Prediction]]) -> None:
-        if self._path is None:
-            rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
-            self._path = run_folder(trainer) / f"predictions{rank}.jsonl"
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            _keep_older(self._path)
+        assert self._path is not None
         with self._path.open("a", encoding="utf-8") as file:
             for prediction in outputs["predictions"]:
                 file.write(json.dumps(prediction, ensure_ascii=False) + "\n")

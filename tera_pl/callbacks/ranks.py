@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
 
 from tera_pl.analysis import Spectrum, iter_updates, summarize
@@ -43,13 +42,15 @@ class RankLogger(Callback):
         """Log the ranks of the trained adapter."""
         self._log(trainer, pl_module)
 
-    @rank_zero_only
     def _log(self, trainer: Trainer, pl_module: Any) -> None:
+        folder = run_folder(trainer)
+        if not trainer.is_global_zero:
+            return
         spectra = {name: summarize(delta) for name, delta in iter_updates(pl_module.model)}
         if not spectra:
             return
         step = trainer.global_step
-        _append_csv(run_folder(trainer) / "ranks.csv", step, spectra)
+        _append_csv(folder / "ranks.csv", step, spectra)
         by_module: dict[str, list[Spectrum]] = defaultdict(list)
         for name, spectrum in spectra.items():
             by_module[name.rsplit(".", 1)[-1]].append(spectrum)

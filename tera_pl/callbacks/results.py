@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities import rank_zero_only
 
 from tera_pl.callbacks.resources import ResourceMonitor
 from tera_pl.callbacks.run_folder import run_folder, write_whole
@@ -46,9 +45,10 @@ class ResultsWriter(Callback):
         """Write the test scores."""
         self._write(trainer, pl_module, "test")
 
-    @rank_zero_only
     def _write(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         path = run_folder(trainer) / "results.json"
+        if not trainer.is_global_zero:
+            return
         results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if stage in results:
             results.setdefault("previous", []).append({stage: results[stage]})

@@ -12,6 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 def run_folder(trainer: Trainer) -> Path:
     """Give the folder of a run: `runs/<name>/version_k`.
 
+    All processes must ask together: the first tells the others.
+
     Args:
         trainer: The trainer of the run.
 

@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from tera_pl.metrics.rows import RowMetric
 
 Record = Mapping[str, Any]
 _NAME_BYTES = 64
 
 
-class AnswerAccuracy(Metric):
+class AnswerAccuracy(RowMetric):
     """Fraction of answers that are right, overall and by task.
 
     A subclass says how an answer is extracted and when it is right, each in the literature's way
@@ -21,16 +22,16 @@ class AnswerAccuracy(Metric):
     all in `[0, 1]`.
     """
 
-    full_state_update = False
     outcomes: list[Tensor]
     tasks: list[Tensor]
 
     def __init__(self) -> None:
-        super().__init__()
         # Rows of (correct, correct_strict, found), and the task's name as padded bytes: plain
         # tensors, so that processes can exchange them without knowing each other's tasks.
-        self.add_state("outcomes", default=[], dist_reduce_fx="cat")
-        self.add_state("tasks", default=[], dist_reduce_fx="cat")
+        super().__init__(
+            outcomes=torch.zeros(0, 3, dtype=torch.long),
+            tasks=torch.zeros(0, _NAME_BYTES, dtype=torch.long),
+        )
 
     @staticmethod
     def names() -> list[str]:
@@ -85,7 +86,7 @@ class AnswerAccuracy(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Give the scores by name, as 0-dimensional float tensors."""
-        outcomes, tasks = _stack(self.outcomes).double(), _stack(self.tasks)
+        outcomes, tasks = self.rows("outcomes").double(), self.rows("tasks")
         if not len(outcomes):
             return {}
         names = [bytes(row).decode(errors="ignore").strip() for row in tasks.tolist()]
@@ -101,10 +102,3 @@ class AnswerAccuracy(Metric):
             **{f"accuracy/{task}": mean[0] for task, mean in by_task.items()},
             **{f"accuracy_strict/{task}": mean[1] for task, mean in by_task.items()},
         }
-
-
-def _stack(state: Tensor | list[Tensor]) -> Tensor:
-    """Give a list state as one tensor; after a sync it already is."""
-    if isinstance(state, Tensor):
-        return state
-    return torch.cat(state) if state else torch.zeros(0)

@@ -1,5 +1,6 @@
 """Accuracy of numbers at the end of a reasoning: `... The answer is 42.`."""
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -7,12 +8,18 @@ from tera_pl.metrics.accuracy import AnswerAccuracy, Record
 
 TOLERANCE = 1e-3
 
-# A run of digits, points and commas that stands for itself: not in a word, and with a minus only
-# where it is no subtraction.
-_RUN = re.compile(r"(?<![\w.,])(?:(?<!\d )-)?\d[\d.,]*(?!\w)")
+# A run of digits, points and commas that stands for itself: not in a word, a date or a time, and
+# with a minus only where it is no subtraction. It is taken whole (`*+`), never the 12 of `12.5km`.
+_RUN = re.compile(
+    r"(?<![\w.,/])(?<!\d:)(?:(?<!\d )-)?(?:\d|\.\d)[\d.,]*+(?:/(?=\d)[\d.,]*+)?(?!\w|/\d|:\d)"
+)
 # Thousands are separated by commas in threes, or not at all.
-_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
-_STATED = re.compile(r"\banswer\b[^.\d\n]*?(?:\bis\b|:|=)|####", re.IGNORECASE)
+_NUMBER = re.compile(r"-?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)")
+_STATED = re.compile(
+    r"\banswer\b[^.\d\n]*?(?:\b(?:is|(?:should|must|would) be)\b|:|=)|####", re.IGNORECASE
+)
+# What stands before the result of a sum: `4 * 5 =`.
+_SUM = re.compile(r"(?:\.(?=\d)|[-+*/x\u00d7\u00f7^(),%\d \t=])*=")
 
 
 def extract_number(text: str, strict: bool = False) -> float | None:
@@ -22,8 +29,9 @@ def extract_number(text: str, strict: bool = False) -> float | None:
         text: A generated answer.
         strict: False deletes all commas and takes the last number anywhere, as the literature's
             scorer does (LLM-Adapters, `evaluate.py`), even out of a word or a list. True takes
-            the first number after the last `answer is` or `####`, or else the last number; only
-            numbers that stand for themselves.
+            the first number after the last `answer is` or `####`, of a sum such as `4 * 5 = 20` the
+            result, or else the last number; only numbers that stand for themselves, fractions
+            such as `3/4` as their value.
 
     Returns:
         The number, or none if there is none.
@@ -37,9 +45,14 @@ def extract_number(text: str, strict: bool = False) -> float | None:
     if not strict:
         found = re.findall(r"-?\d+\.?\d*", text.replace(",", ""))
         return float(found[-1]) if found else None
+    # The sign of a currency before a number is no part of it, a minus before that sign is.
+    text = re.sub(r"(-?)[$€£]", r" \1", text.replace("\N{MINUS SIGN}", "-"))
     numbers = list(_numbers(text))
     if stated := [match.end() for match in _STATED.finditer(text)]:
-        after = [number for place, number in numbers if place >= stated[-1]]
+        start = stated[-1]
+        if total := _SUM.match(text, start):
+            start = total.end()
+        after = [number for place, number in numbers if place >= start]
         if after:
             return after[0]
     return numbers[-1][1] if numbers else None
@@ -47,11 +60,13 @@ def extract_number(text: str, strict: bool = False) -> float | None:
 
 def _numbers(text: str) -> Iterator[tuple[int, float]]:
     """Yield every number that stands for itself, and where it starts."""
-    # The sign of a currency before a number is no part of it.
-    for match in _RUN.finditer(re.sub(r"[$€£]", " ", text)):
-        run = match.group().rstrip(".,")
-        if _NUMBER.fullmatch(run):
-            yield match.start(), float(run.replace(",", ""))
+    for match in _RUN.finditer(text):
+        parts = [part.rstrip(".,") for part in match.group().split("/")]
+        if not all(_NUMBER.fullmatch(part) for part in parts):
+            continue
+        over, *under = [float(part.replace(",", "")) for part in parts]
+        if under != [0]:
+            yield match.start(), over / (under[0] if under else 1)
 
 
 class NumericAccuracy(AnswerAccuracy):
@@ -81,6 +96,8 @@ class NumericAccuracy(AnswerAccuracy):
         """
         try:
             reference = float(str(record["reference"]).replace(",", ""))
+            if not math.isfinite(reference):
+                raise ValueError
         except ValueError:
             raise ValueError(
                 f"{record.get('id', 'a record')}: reference {record['reference']!r}: expected a "

@@ -5,17 +5,24 @@ import re
 from tera_pl.metrics.accuracy import AnswerAccuracy, Record
 from tera_pl.metrics.number import TOLERANCE, extract_number
 
-# A letter in brackets, before a bracket, or alone; `A` before a word in small letters is an
-# article, and a letter with a dash or an apostrophe a part of a word.
-_LETTER = r"(?:\(([A-E])\)|(?<![\w'\u2019(-])([A-E])(?:\)|(?![\w'\u2019-])(?! [a-z])))"
+# A letter in brackets, before a bracket, or alone; with a dash or an apostrophe it is a part of a
+# word.
+_LETTER = r"(?:\(([A-E])\)|(?<![\w'\u2019(-])([A-E])(?:\)|(?![\w'\u2019-])))"
+# Before a word in small letters it may be an article or a quantity: `A man`, `let C be`.
+_APART = rf"(?:{_LETTER}(?! [a-z]))"
+_IS = r"\s+(?:is|are|must be|should be)"
+_MARKUP = r"[\s:*\"$]*(?:\\boxed\{)?(?:\\text\{)?"
 _STATED = re.compile(
-    r"\b(?:answer|option|choice)s?\b(?:\s+(?:is|must be|should be))?\s*:?\s*(?:option\s*)?"
-    r"(?:\(([A-E])\)|([A-E])(?![\w'\u2019-]))",
-    re.IGNORECASE,
+    rf"(?i:\banswers?\b(?:{_IS}\b)?|\b(?:option|choice){_IS}\b){_MARKUP}(?i:option\s*)?{_LETTER}"
+    rf"|{_LETTER}{_IS}\s+(?:the\s+)?(?:correct|right|best|answer)\b"
 )
-_CONCLUDED = re.compile(rf"\b(?:so|thus|hence|therefore)\b[^.\n]*?{_LETTER}")
-_DENIED = re.compile(rf"\bnot\s+{_LETTER}|{_LETTER}\s+is\s+(?:wrong|incorrect|false|not)\b")
-_ALONE = re.compile(_LETTER)
+_CONCLUDED = re.compile(rf"(?i:\b(?:so|thus|hence|therefore)\b)[^.\n]*?{_APART}")
+_DENIED = re.compile(
+    rf"\b(?:not|neither)\s+{_LETTER}(?:\s+nor\s+{_LETTER})?"
+    rf"|{_LETTER}{_IS}\s+(?:wrong|incorrect|false|not)\b|{_LETTER}\s+(?:isn['\u2019]t|cannot|can['\u2019]t)\b"
+)
+_SEVERAL = re.compile(rf"{_LETTER}(?:,\s*{_LETTER})*,?\s*(?:\bor\b|\band\b|[/&])\s*{_LETTER}")
+_ALONE = re.compile(rf"(?i:\b(?:option|choice)\s+){_LETTER}|{_APART}")
 _OPTIONS = re.compile(r"(?:Answer Choices|The options are):(.*)", re.DOTALL)
 _OPTION = re.compile(r"\(?\b([A-E])\)\s*(.*?)\s*(?=\(?\b[A-E]\)|$)", re.DOTALL)
 
@@ -27,8 +34,9 @@ def extract_option_letter(text: str, strict: bool = False) -> str | None:
         text: A generated answer.
         strict: False takes the first capital A to E anywhere, the D of `Divide` too, as the
             literature's scorer does (LLM-Adapters, `evaluate.py`); that is mostly noise. True
-            takes the last letter stated (`the answer is (B)`), or else the last one concluded
-            (`so C`), or else the only one that stands for itself and is not denied.
+            takes the last letter stated (`the answer is (B)`, `B is correct`), or else the last
+            one concluded (`so C`), or else the only one that stands for itself. Letters that are
+            denied (`not B`) or named together (`B or C`) do not count.
 
     Returns:
         The letter, or none if nothing is found.
@@ -42,9 +50,10 @@ def extract_option_letter(text: str, strict: bool = False) -> str | None:
     if not strict:
         match = re.search("[A-E]", text)
         return match.group() if match else None
-    text = _DENIED.sub(" ", text)
+    for pattern in (_DENIED, _SEVERAL):
+        text = pattern.sub(" ", text)
     for pattern in (_STATED, _CONCLUDED):
-        if found := [letter for letter in _letters(pattern, text) if letter.isupper()]:
+        if found := _letters(pattern, text):
             return found[-1]
     alone = set(_letters(_ALONE, text))
     return alone.pop() if len(alone) == 1 else None
@@ -97,7 +106,7 @@ class OptionLetterAccuracy(AnswerAccuracy):
 
 
 def _letters(pattern: re.Pattern[str], text: str) -> list[str]:
-    return [first or second for first, second in pattern.findall(text)]
+    return [next(filter(None, match.groups())) for match in pattern.finditer(text)]
 
 
 def _has_number(value: str, number: float | None) -> bool:

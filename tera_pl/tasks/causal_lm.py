@@ -309,5 +309,6 @@ class CausalLMTask(LightningModule):
         if not self._scores(stage):
             return
         for name, value in self.metric.compute().items():
-            self.log(f"{stage}/{name}", value, prog_bar=name == "accuracy")
+            # The metric is one over all processes already; this spares Lightning's warning.
+            self.log(f"{stage}/{name}", value, prog_bar=name == "accuracy", sync_dist=True)
         self.metric.reset()

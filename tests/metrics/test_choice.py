@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tera_pl.metrics import ChoiceAccuracy, extract_choice
+from tera_pl.metrics import ChoiceAccuracy, NumericAccuracy, extract_choice
 
 ANSWERS = [f"answer{i}" for i in range(1, 6)]
 
@@ -94,11 +94,18 @@ def _one_of_two(rank, folder):
     # Uneven: two examples here, three there, with tasks the other process does not know.
     part = slice(0, 2) if rank == 0 else slice(2, 5)
     metric.update(OUTPUTS[part], RECORDS[part])
-    torch.save({n: v.item() for n, v in metric.compute().items()}, f"{folder}/{rank}.pt")
+    # And one metric that sees examples in the first process only.
+    alone = NumericAccuracy()
+    if rank == 0:
+        alone.update(["8", "nine"], [{"task": "t", "reference": "8"}] * 2)
+    scores = [{n: v.item() for n, v in some.compute().items()} for some in (metric, alone)]
+    torch.save(scores, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_two_processes_score_as_one(tmp_path):
     mp.spawn(_one_of_two, args=(str(tmp_path),), nprocs=2)
     for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(EXPECTED)
+        uneven, alone = torch.load(tmp_path / f"{rank}.pt")
+        assert uneven == pytest.approx(EXPECTED)
+        assert alone["accuracy"] == alone["extracted"] == alone["accuracy/t"] == 0.5

@@ -34,6 +34,22 @@ CASES = [
     ("7, so the answer is clear", 7.0, 7.0),
     ("ответ 42", 42.0, 42.0),
     ("答案是 3.5", 3.5, 3.5),
+    ("The answer is 4 * 5 = 20", 20.0, 20.0),
+    ("The answer is $12 - $5 = $7", 7.0, 7.0),
+    ("The answer is 5\n\n3 = 3", 3.0, 5.0),
+    ("The answer is 5 (since 10 / 2 = 5.0)", 5.0, 5.0),
+    ("It should be 8. The answer would be 7 for 6", 6.0, 7.0),
+    ("The answer is 3/4", 4.0, 0.75),
+    ("1/0", 0.0, None),
+    ("on 3/4/2020", 2020.0, None),
+    ("at 10:30", 30.0, None),
+    ("The answer is .5", 5.0, 0.5),
+    ("the answer is -$5", 5.0, -5.0),
+    ("the answer is \N{MINUS SIGN}5", 5.0, -5.0),
+    ("12.5km", 12.5, None),
+    ("1,234km", 1234.0, None),
+    ("2nd", 2.0, None),
+    ("1e5", 5.0, None),
 ]
 
 
@@ -58,9 +74,10 @@ def test_right_is_within_a_thousandth():
     assert metric.compute()["extracted"] == 0.75
 
 
-def test_reference_that_is_no_number_is_named():
-    with pytest.raises(ValueError, match=r"file:3: reference 'B': expected a number"):
-        NumericAccuracy.judge("8", {"task": "t", "reference": "B", "id": "file:3"})
+@pytest.mark.parametrize("reference", ["B", "nan", "inf", "", "1 2"])
+def test_reference_that_is_no_number_is_named(reference):
+    with pytest.raises(ValueError, match=rf"file:3: reference '{reference}': expected a number"):
+        NumericAccuracy.judge("8", {"task": "t", "reference": reference, "id": "file:3"})
 
 
 @pytest.mark.parametrize(("task", "right"), [("SVAMP", 803), ("gsm8k", 771)])

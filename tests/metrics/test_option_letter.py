@@ -33,6 +33,21 @@ CASES = [
     ("the answer is b", None, None),
     ("ответ: C", "C", "C"),
     ("Б", None, None),
+    ("B is correct", "B", "B"),
+    ("So B is the answer", "B", "B"),
+    ("Therefore, option C is correct and option D is wrong", "C", "C"),
+    ("The answer is B. Option A is too small.", "B", "B"),
+    ("the correct option is (D), not (A)", "D", "D"),
+    ("Choice B is wrong", "C", None),
+    ("neither A nor B; C", "A", "C"),
+    ("A cannot be. B", "A", "B"),
+    ("The answer is B or C", "B", None),
+    ("The answers are A, B and C", "A", None),
+    ("Both A and B walk. Answer: E", "B", "E"),
+    ("**A** is 3. The answer is **B**", "A", "B"),
+    ("the answer is $\\boxed{\\text{C}}$", "C", "C"),
+    ("Let C be the cost", "C", None),
+    ("[B]", "B", "B"),
 ]
 
 
