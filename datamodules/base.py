@@ -76,6 +76,7 @@ class InstructionDataModule(LightningDataModule):
         self.num_workers = num_workers
         self._records: dict[str, Sequence[Record]] = {}
         self._encoded: dict[str, Dataset] = {}
+        self._reports: dict[str, dict[str, Any]] = {}
 
     def train_records(self) -> list[Record]:
         """Read the training data, validation included; prompts are not yet in the template."""
@@ -153,10 +154,7 @@ class InstructionDataModule(LightningDataModule):
 
     def statistics(self) -> dict[str, Any]:
         """Count examples and tokens by split and task, and what was cut."""
-        return {
-            name: length_report(self._encoded[name], records)
-            for name, records in self._records.items()
-        }
+        return dict(self._reports)
 
     def describe_protocol(self) -> dict[str, Any]:
         """Tell what scores depend on: template, mask, lengths and split, as they are resolved."""
@@ -173,8 +171,8 @@ class InstructionDataModule(LightningDataModule):
             Record(**{**record, "prompt": self.encoding.eval_prompt(record["prompt"])})
             for record in records
         ]
-        report = length_report(self._encoded[name], records)
-        rank_zero_info(f"{name}: {as_table(report)}")
+        self._reports[name] = length_report(self._encoded[name], records)
+        rank_zero_info(f"{name}: {as_table(self._reports[name])}")
 
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
         try:
@@ -190,7 +188,9 @@ class InstructionDataModule(LightningDataModule):
         return DataLoader(
             rows,
             batch_size=self.eval_batch_size,
-            sampler=LengthSampler(list(self._encoded[name]["eval_length"]), self.eval_batch_size),
+            sampler=LengthSampler(
+                self._encoded[name].data.column("eval_length").to_pylist(), self.eval_batch_size
+            ),
             **self._loader_settings(EvalCollator),
         )
 

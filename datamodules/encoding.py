@@ -162,7 +162,8 @@ def encode(
             load_from_cache_file=True,
             desc="tokenising",
         )
-    lost = zip(records, encoded["num_response_cut"], encoded["num_learnt"], strict=True)
+    columns = (encoded.data.column(name).to_pylist() for name in ("num_response_cut", "num_learnt"))
+    lost = zip(records, *columns, strict=True)
     for record, cut, learnt in lost:
         if cut and not encoding.allow_truncated_responses:
             raise ValueError(

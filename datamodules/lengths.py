@@ -23,7 +23,7 @@ def length_report(encoded: Dataset, records: Sequence[Record]) -> dict[str, Any]
         `truncated_responses` and `truncated_eval_prompts`, how many examples lose tokens; and
         `by_task`, the same for each task.
     """
-    columns = [list(encoded[name]) for name in COLUMNS]
+    columns = [encoded.data.column(name).to_pylist() for name in COLUMNS]
     rows: dict[str, list[tuple[int, ...]]] = {}
     for record, *row in zip(records, *columns, strict=True):
         rows.setdefault(record["task"], []).append(tuple(row))

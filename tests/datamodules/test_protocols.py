@@ -2,6 +2,9 @@
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from datamodules.encoding import Encoding, encode
@@ -58,7 +61,7 @@ def record(prompt="Q?", response="the correct answer is true"):
     }
 
 
-@pytest.fixture(params=["llama2", "llama3"])
+@pytest.fixture(scope="module", params=["llama2", "llama3"])
 def llama(request, shared):
     folder = shared / "models" / f"{request.param}_tokenizer" / "hf"
     return AutoTokenizer.from_pretrained(folder)
@@ -129,6 +132,27 @@ def test_convai2_by_its_rule(llama):
     assert row["input_ids"] == [*llama(text)["input_ids"], llama.eos_token_id]
     assert row["labels"] == row["input_ids"]
     assert row["prompt_ids"] == llama(CONVAI2.decode())["input_ids"]
+
+
+# Any text but half surrogates and what a tokenizer reads as its own tokens.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<>|"), max_size=80)
+
+
+@pytest.mark.parametrize("name", ["commonsense170k/tera_paper", "commonsense170k/hira"])
+@hypothesis_settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(prompt=TEXT, response=TEXT.filter(str.strip))
+def test_random_text_survives_to_tokens_and_back(name, llama, prompt, response):
+    encoding = settings(name, max_length=2000, max_prompt_length=None, max_response_length=None)
+    row = encode([record(prompt, response)], llama, encoding)[0]
+    assert row["num_prompt_cut"] == row["num_response_cut"] == 0
+    learnt = [token for token in row["labels"] if token != -100]
+    whole = encoding.train_prompt(prompt) + response
+    expected = response if encoding.tokenize == "apart" else whole
+    assert llama.decode(learnt, skip_special_tokens=True) == expected
+    answered = llama.decode(row["prompt_ids"], skip_special_tokens=True)
+    assert answered == encoding.eval_prompt(prompt)
 
 
 @pytest.mark.parametrize(
