@@ -4,6 +4,7 @@ Importing this package registers them: plain `peft.get_peft_model` and
 `peft.PeftModel.from_pretrained` then know them.
 """
 
+from tera_pl.adapters.loretta import LorettaConfig, LorettaModel
 from tera_pl.adapters.lotr import LotrConfig, LotrModel
 from tera_pl.adapters.mora import MoraConfig, MoraModel
 from tera_pl.adapters.registration import register
@@ -11,7 +12,8 @@ from tera_pl.adapters.targets import check_targets
 from tera_pl.adapters.tera import TeraConfig, TeraModel
 
 register("tera", TeraConfig, TeraModel)
+register("loretta", LorettaConfig, LorettaModel)
 register("mora", MoraConfig, MoraModel)
 register("lotr", LotrConfig, LotrModel)
 
-__all__ = ["LotrConfig", "MoraConfig", "TeraConfig", "check_targets"]
+__all__ = ["LorettaConfig", "LotrConfig", "MoraConfig", "TeraConfig", "check_targets"]

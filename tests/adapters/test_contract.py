@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from tera_pl.adapters import LotrConfig, MoraConfig, TeraConfig
+from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
 
 IN, OUT = 30, 24
 
@@ -35,6 +35,11 @@ class Adapter:
 
 def tera(name: str, trained: int, **settings: Any) -> Adapter:
     return Adapter(f"TeRA {name}", TeraConfig, "tera_", trained, settings)
+
+
+def loretta(name: str, trained: int, start: str = "zero", **settings: Any) -> Adapter:
+    settings |= {"start": start}
+    return Adapter(f"LoRETTA {name}", LorettaConfig, "loretta_", trained, settings, start == "zero")
 
 
 def mora(name: str, trained: int, **settings: Any) -> Adapter:
@@ -59,6 +64,12 @@ ADAPTERS = [
     tera("scaled", 4 + 6 + 30, scaling=2.5, zero_vector=1),
     tera("factored", 4 + 6 + 30, compute="factored"),
     tera("materialised", 4 + 6 + 30, compute="materialised"),
+    # Modes 2 2 3 5 of 2 IN and 2 2 2 2 3 of 2 OUT, rank 3 between them.
+    loretta("zero", (6 + 18 + 27 + 15) + (6 + 18 + 18 + 18 + 9), r=2, tensor_rank=3),
+    loretta(
+        "official", (6 + 18 + 27 + 15) + (6 + 18 + 18 + 18 + 9), "official", r=2, tensor_rank=3
+    ),
+    loretta("lists", (10 * 2 + 2 * 9) + 72, r=3, tensor_rank=2, in_modes=[10, 9], out_modes=1),
     mora("rotation", 10**2, r=2),
     mora("rotation, padded", 8**2, r_hat=8),
     mora("rotation, one chunk left out", 12**2, r_hat=12),
