@@ -3,6 +3,7 @@
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,18 +114,18 @@ class TeraCLI(LightningCLI):
 
 
 def main(args: ArgsType = None) -> int:
-    """Run a command.
+    """Run a verb of the Trainer.
 
     Args:
         args: Command line arguments; those of the process if none are given.
 
     Returns:
-        0, or 2 after a mistake in arguments, configuration or data, told in one line on stderr.
-        Set `TERA_PL_DEBUG=1` to see the traceback of such a mistake.
+        0, or 2 after a mistake.
     """
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
-    try:
+
+    def run() -> int:
         TeraCLI(
             LightningModule,
             LightningDataModule,
@@ -137,9 +138,24 @@ def main(args: ArgsType = None) -> int:
             parser_kwargs={"allow_abbrev": False} | {c: {"allow_abbrev": False} for c in COMMANDS},
             args=expand(args) if args is None or isinstance(args, list) else args,
         )
+        return 0
+
+    return guard(run)
+
+
+def guard(run: Callable[[], int]) -> int:
+    """Run something; tell a mistake in arguments, configuration or data in one line on stderr.
+
+    Args:
+        run: What to run.
+
+    Returns:
+        What it returns, or 2 after a mistake. Set `TERA_PL_DEBUG=1` to see its traceback.
+    """
+    try:
+        return run()
     except (ValueError, MisconfigurationException) as error:
         if os.environ.get("TERA_PL_DEBUG") or not is_mistake(error):
             raise
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
-    return 0

@@ -1,0 +1,1 @@
+"""What is no verb of the Trainer."""

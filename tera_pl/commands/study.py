@@ -1,0 +1,202 @@
+"""Compare configurations: the same search of the learning rate for each, then several seeds."""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LEARNING_RATE = "model.init_args.optimizer.init_args.lr"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a comparison.
+
+    Args:
+        config: Its configuration, relative to the study's file.
+        set: Values to override, by key.
+        seed_keys: Keys that take the seed besides `seed_everything`.
+        learning_rates: Its own rates to search, if other than the study's.
+    """
+
+    config: str
+    set: dict[str, Any] = field(default_factory=dict)
+    seed_keys: list[str] = field(default_factory=list)
+    learning_rates: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A comparison.
+
+    Args:
+        output: Folder of its runs.
+        entries: The lines by name.
+        learning_rates: Rates that are tried for each line, on the first seed.
+        seeds: Seeds of the runs with the best rate.
+        score: What is compared: validation chooses the rate, the test is reported.
+    """
+
+    output: str
+    entries: dict[str, Entry]
+    learning_rates: list[float]
+    seeds: list[int]
+    score: str = "accuracy"
+
+
+def main(args: Sequence[str]) -> int:
+    """Run a study, or go on with one: runs that are finished are not repeated.
+
+    Every run is a process of its own, `python -m tera_pl fit`, so that its peak memory is its own.
+
+    Args:
+        args: Arguments of the command.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: If the study's file is none.
+    """
+    parser = argparse.ArgumentParser(prog="python -m tera_pl study", description=main.__doc__)
+    parser.add_argument("--config", required=True, help="file of the study")
+    path = Path(parser.parse_args(args).config)
+    study = read_study(path)
+    rows = [_compare(study, name, path.parent) for name in study.entries]
+    output = Path(study.output)
+    (output / "study.json").write_text(json.dumps(rows, indent=2) + "\n")
+    table = as_table(rows)
+    (output / "table.md").write_text(table)
+    sys.stdout.write(table)
+    return 0
+
+
+def read_study(path: Path) -> Study:
+    """Read the file of a study.
+
+    Args:
+        path: A YAML file with the fields of `Study`.
+
+    Returns:
+        The study.
+
+    Raises:
+        ValueError: If the file is missing or its fields are others.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = {name: Entry(**fields) for name, fields in content.pop("entries").items()}
+        return Study(entries=entries, **content)
+    except OSError as error:
+        raise ValueError(f"--config: cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"{path} is no study ({reason}): expected output, entries (each with config), "
+            "learning_rates and seeds"
+        ) from None
+
+
+def as_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Lay a finished study out as a Markdown table."""
+    head = (
+        "| | score, % | sd | learning rate | trained | stored bytes | seconds | peak memory, MB |"
+    )
+    lines = [head, "|" + "---|" * 8]
+    lines += [
+        f"| {row['name']} | {100 * row['mean']:.1f} | {100 * row['sd']:.1f} | {row['lr']:g} | "
+        f"{row['trained']:,} | {row['stored_bytes']:,} | {row['seconds']:.0f} | "
+        f"{row['peak_memory_bytes'] / 2**20:.0f} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _compare(study: Study, name: str, folder: Path) -> dict[str, Any]:
+    """Search the learning rate of one line, then run its seeds."""
+    entry = study.entries[name]
+    rates = entry.learning_rates or study.learning_rates
+    tried = {
+        lr: _run(study, name, folder, lr, study.seeds[0], test=False).get("fit") for lr in rates
+    }
+    found = {lr: result["scores"] for lr, result in tried.items() if result}
+    if not found:
+        raise ValueError(f"{name}: no learning rate of {rates} finished: see {study.output}/{name}")
+    # Equal scores are told apart by the loss.
+    best = max(
+        found, key=lambda lr: (found[lr][f"val/{study.score}"], -found[lr].get("val/loss", 0.0))
+    )
+    results = [_run(study, name, folder, best, seed, test=True) for seed in study.seeds]
+    scores = [result["test"]["scores"][f"test/{study.score}"] for result in results]
+    resources = results[0]["fit"]["resources"]
+    return {
+        "name": name,
+        "lr": best,
+        "search": {
+            f"{lr:g}": result and result["scores"][f"val/{study.score}"]
+            for lr, result in tried.items()
+        },
+        "scores": scores,
+        "mean": statistics.mean(scores),
+        "sd": statistics.stdev(scores) if len(scores) > 1 else 0.0,
+        "trained": resources["trained"],
+        "stored_bytes": resources["stored_bytes"],
+        "seconds": statistics.mean(r["fit"]["resources"]["train_seconds"] for r in results),
+        "peak_memory_bytes": resources["peak_memory_bytes"],
+    }
+
+
+def _run(
+    study: Study, name: str, folder: Path, lr: float, seed: int, *, test: bool
+) -> dict[str, Any]:
+    """Fit, and test if asked for, unless that is done already; give the run's results."""
+    entry = study.entries[name]
+    label = f"lr{lr:g}-seed{seed}"
+    run = Path(study.output) / name / label / "version_0"
+    values = {
+        LEARNING_RATE: f"{lr:g}",
+        "seed_everything": seed,
+        "trainer.logger.init_args.save_dir": Path(study.output) / name,
+        "trainer.logger.init_args.name": label,
+        "trainer.enable_progress_bar": "false",
+        "trainer.enable_model_summary": "false",
+        **entry.set,
+        **dict.fromkeys(entry.seed_keys, seed),
+    }
+    common = ["--config", str(folder / entry.config), *_options(values)]
+    if "fit" not in _results(run):
+        _call("fit", common, run)
+    best = run / "checkpoints" / "best.ckpt"
+    if test and "test" not in _results(run) and best.exists():
+        _call("test", [*common, "--ckpt_path", str(best)], run)
+    return _results(run)
+
+
+def _options(values: dict[str, Any]) -> Iterator[str]:
+    for key, value in values.items():
+        yield f"--{key}={value}"
+
+
+def _results(run: Path) -> dict[str, Any]:
+    path = run / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _call(verb: str, arguments: list[str], run: Path) -> None:
+    """Run a command; a failed one is told and leaves its output beside the run."""
+    command = [sys.executable, "-m", "tera_pl", verb, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        run.parent.mkdir(parents=True, exist_ok=True)
+        log = run.parent / f"{verb}.log"
+        log.write_text(done.stdout + done.stderr, encoding="utf-8")
+        sys.stderr.write(f"{run.parent}: {verb} failed ({done.returncode}), see {log}\n")
+    else:
+        sys.stderr.write(f"{run.parent}: {verb} done\n")
