@@ -4,10 +4,33 @@ import pytest
 import yaml
 
 from tera_pl.cli import main
+from tera_pl.commands.study import read_study
 from tests.conftest import ROOT
 
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
-CONFIGS = [path for path in SHIPPED if ROOT / "configs" / "base" not in path.parents]
+STUDIES = [path for path in SHIPPED if path.name == "study.yaml"]
+CONFIGS = [
+    path
+    for path in SHIPPED
+    if ROOT / "configs" / "base" not in path.parents and path not in STUDIES
+]
+METHODS = {
+    "tera",
+    "tera_identity",
+    "lora",
+    "dora",
+    "hira_r1",
+    "hira_r32",
+    "vera",
+    "randlora",
+    "ia3",
+    "loretta",
+    "mora",
+    "lotr",
+    "prompt_tuning",
+    "p_tuning",
+    "full",
+}
 PROTOCOLS = sorted((ROOT / "configs" / "base" / "protocols").rglob("*.yaml"))
 PAPER = {"commonsense170k", "convai2", "math10k"}
 
@@ -63,6 +86,31 @@ def test_protocol_given_last_wins_whole(protocol, capsys):
     # A field that one protocol sets and another leaves would stay behind when they change places.
     others = (dict(items(yaml.safe_load(p.read_text()))) for p in protocol.parent.glob("*.yaml"))
     assert all(other.keys() == given.keys() for other in others)
+
+
+@pytest.mark.parametrize("benchmark", sorted(PAPER))
+@pytest.mark.parametrize("backbone", ["llama2_7b", "llama3_8b"])
+def test_methods_differ_in_adapter_and_learning_rate_alone(benchmark, backbone):
+    folder = ROOT / "configs" / benchmark / backbone
+    given = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*.yaml")}
+    assert given.keys() == METHODS
+    for name, config in given.items():
+        assert config["base"] == given["tera"]["base"]
+        assert config["model"]["init_args"].keys() == {"adapter", "optimizer"}
+        assert config["model"]["init_args"]["optimizer"]["init_args"].keys() == {
+            "lr",
+            "weight_decay",
+        }
+        assert config["trainer"] == {
+            "logger": {"init_args": {"name": f"{benchmark}_{backbone}_{name}"}}
+        }
+        assert config.keys() == {"base", "model", "trainer"}
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=name)
+def test_studies_name_configs_that_there_are(path):
+    study = read_study(path)
+    assert all((path.parent / entry.config) in CONFIGS for entry in study.entries.values())
 
 
 def test_there_are_configs():

@@ -1,0 +1,95 @@
+"""A study picks the rate by validation, repeats nothing that is finished, and reports failures."""
+
+import json
+
+import pytest
+
+from tera_pl.cli import guard
+from tera_pl.commands import study
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(
+        "output: out\nlearning_rates: [0.1, 0.2, 0.4]\nseeds: [3, 4]\n"
+        "entries:\n  a: {config: a.yaml, set: {x.y: 5}, seed_keys: [x.seed]}\n"
+    )
+    return tmp_path / "study.yaml"
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Runs that write results at once: 0.2 and 0.4 tie in accuracy, 0.2 has the lower loss."""
+    made = []
+    losses = {"0.1": 0.1, "0.2": 0.5, "0.4": 0.9}
+
+    def call(verb, arguments, run):
+        values = dict(a.removeprefix("--").split("=", 1) for a in arguments if "=" in a)
+        made.append((verb, values))
+        lr = values[study.LEARNING_RATE]
+        found = json.loads((run / "results.json").read_text()) if verb == "test" else {}
+        if verb == "fit":
+            scores = {"val/accuracy": 0.3 if lr == "0.1" else 0.8, "val/loss": losses[lr]}
+            resources = {"trained": 7, "stored_bytes": 28, "train_seconds": 2.0}
+            found["fit"] = {"scores": scores, "resources": resources | {"peak_memory_bytes": 2**20}}
+            (run / "checkpoints").mkdir(parents=True)
+            (run / "checkpoints" / "best.ckpt").touch()
+        else:
+            found["test"] = {"scores": {"test/accuracy": 0.5 + int(values["seed_everything"]) / 10}}
+        (run / "results.json").write_text(json.dumps(found))
+
+    monkeypatch.setattr(study, "_call", call)
+    return made
+
+
+def test_rate_is_chosen_by_validation_on_the_first_seed(config, calls, tmp_path):
+    assert study.main(["--config", str(config)]) == 0
+    fits = [(v["seed_everything"], v[study.LEARNING_RATE]) for verb, v in calls if verb == "fit"]
+    assert fits == [("3", "0.1"), ("3", "0.2"), ("3", "0.4"), ("4", "0.2")]
+    tests = [(v["seed_everything"], v[study.LEARNING_RATE]) for verb, v in calls if verb == "test"]
+    assert tests == [("3", "0.2"), ("4", "0.2")]
+    assert all(v["x.y"] == "5" and v["x.seed"] == v["seed_everything"] for _, v in calls)
+    (row,) = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert row["mean"] == pytest.approx(0.85)
+    assert row["sd"] == pytest.approx(0.05 * 2**0.5)
+    assert row["search"] == {"0.1": 0.3, "0.2": 0.8, "0.4": 0.8}
+    assert "| a | 85.0 | 7.1 | 0.2 | 7 | 28 |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_finished_runs_are_not_repeated(config, calls):
+    study.main(["--config", str(config)])
+    done = len(calls)
+    study.main(["--config", str(config)])
+    assert len(calls) == done
+
+
+def test_a_failed_run_is_told_and_left_out(config, calls, monkeypatch):
+    good = study._call
+
+    def call(verb, arguments, run):
+        if f"--{study.LEARNING_RATE}=0.2" not in arguments:
+            good(verb, arguments, run)
+
+    monkeypatch.setattr(study, "_call", call)
+    study.main(["--config", str(config)])
+    assert {v[study.LEARNING_RATE] for verb, v in calls if verb == "test"} == {"0.4"}
+    monkeypatch.setattr(study, "_call", lambda *args: None)
+    config.write_text(config.read_text().replace("output: out", "output: other"))
+    with pytest.raises(ValueError, match=r"a: no learning rate of \[0.1, 0.2, 0.4\] finished"):
+        study.main(["--config", str(config)])
+
+
+def test_output_of_a_failed_command_is_kept(tmp_path, capsys):
+    run = tmp_path / "a" / "version_0"
+    study._call("fit", ["--config", "none.yaml"], run)
+    assert "none.yaml" in (tmp_path / "a" / "fit.log").read_text()
+    assert "fit failed (2)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "output: x", "entries: {a: {b: 1}}\noutput: x", "{"])
+def test_what_is_no_study_is_told(tmp_path, text, capsys):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    assert guard(lambda: study.main(["--config", str(path)])) == 2
+    assert "is no study" in capsys.readouterr().err
