@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
 
-.PHONY: venv quickstart test check lock clean
+.PHONY: venv quickstart test soak check lock clean
 
 venv: .venv/.installed
 
@@ -24,6 +24,10 @@ quickstart: venv
 
 test: check
 	$(BIN)/python -m pytest
+
+# Hours: every method is killed at random moments and must go on to the same bits.
+soak: venv
+	TERA_PL_SOAK=1 $(BIN)/python -m pytest tests/test_kill.py
 
 check: venv
 	$(BIN)/ruff check .

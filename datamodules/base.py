@@ -1,7 +1,7 @@
 """The common part of every benchmark: splits, tokenisation, loaders."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -155,6 +155,27 @@ class InstructionDataModule(LightningDataModule):
     def statistics(self) -> dict[str, Any]:
         """Count examples and tokens by split and task, and what was cut."""
         return dict(self._reports)
+
+    def ids_of(self, batch: Mapping[str, Any]) -> list[str]:
+        """Tell which training examples a batch is made of, by their tokens.
+
+        Batches carry tensors only; this is for messages about one that went wrong, and slow.
+
+        Args:
+            batch: A training batch.
+
+        Returns:
+            One id per row; of examples with equal tokens the first one's.
+        """
+        rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        wanted = [tuple(ids[mask.bool()].tolist()) for ids, mask in rows]
+        found: dict[tuple[int, ...], str] = {}
+        encoded = self._encoded["train"].data.column("input_ids")
+        for record, ids in zip(self._records["train"], encoded, strict=True):
+            key = tuple(ids.as_py())
+            if key in wanted:
+                found.setdefault(key, record["id"])
+        return [found.get(key, "?") for key in wanted]
 
     def describe_protocol(self) -> dict[str, Any]:
         """Tell what scores depend on: template, mask, lengths and split, as they are resolved."""

@@ -19,6 +19,7 @@ from tera_pl import adapters  # noqa: F401 - registers its methods with PEFT
 from tera_pl.callbacks import (
     BestAdapter,
     BestCheckpoint,
+    Interruption,
     PrecisionGuard,
     PredictionWriter,
     RankLogger,
@@ -27,6 +28,7 @@ from tera_pl.callbacks import (
 )
 from tera_pl.layering import expand
 from tera_pl.mistakes import Parser, is_mistake
+from tera_pl.stopped import RunStoppedError
 
 # Warnings about the inside of a library, or about what is meant so.
 NOISE = (
@@ -46,12 +48,14 @@ class TeraCLI(LightningCLI):
 
     A list in a second YAML replaces the first, so callbacks that every run needs are no list:
     `checkpoint`, `lr_monitor`, `ranks`, `predictions`, `resources`, `best_adapter`,
-    `precision_guard` and `results` are configured by key, and `trainer.callbacks` is free for more.
+    `precision_guard`, `interruption` and `results` are configured by key, and `trainer.callbacks`
+    is free for more.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the standard callbacks, and links so that a fact is written once."""
         parser.add_lightning_class_args(PrecisionGuard, "precision_guard")
+        parser.add_lightning_class_args(Interruption, "interruption")
         parser.add_lightning_class_args(LearningRateMonitor, "lr_monitor")
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         # Its order matters: what follows describes the weights of the best checkpoint.
@@ -67,6 +71,9 @@ class TeraCLI(LightningCLI):
                 "checkpoint.monitor": "val/loss",
                 "checkpoint.mode": "min",
                 "checkpoint.save_last": True,
+                # Left open, Lightning decides by whether it has validated yet, which differs
+                # between a run and one that goes on.
+                "checkpoint.save_on_train_epoch_end": False,
                 "checkpoint.auto_insert_metric_name": False,
                 "checkpoint.enable_version_counter": False,
             }
@@ -150,10 +157,16 @@ def guard(run: Callable[[], int]) -> int:
         run: What to run.
 
     Returns:
-        What it returns, or 2 after a mistake. Set `TERA_PL_DEBUG=1` to see its traceback.
+        What it returns, 2 after a mistake, or 1 if the run was stopped. Set `TERA_PL_DEBUG=1` to
+        see the traceback.
     """
     try:
         return run()
+    except RunStoppedError as error:
+        if os.environ.get("TERA_PL_DEBUG"):
+            raise
+        sys.stderr.write(f"stopped: {error}\n")
+        return 1
     except (ValueError, MisconfigurationException) as error:
         if os.environ.get("TERA_PL_DEBUG") or not is_mistake(error):
             raise

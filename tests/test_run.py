@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM
 
 from tera_pl.cli import main
+from tera_pl.tasks import CausalLMTask
 
 
 @pytest.fixture(scope="module")
@@ -295,3 +297,24 @@ def test_checkpoint_of_another_base_is_refused(
     checkpoint = str(finished / "checkpoints" / "best.ckpt")
     assert main(["test", *arguments, "--ckpt_path", checkpoint]) == 2
     assert "frozen_weights_sha256" in capfd.readouterr().err
+
+
+def test_loss_that_is_not_finite_stops_the_run_or_is_skipped(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    whole, calls = CausalLMTask._loss, []
+
+    def loss(task, batch):
+        found, number = whole(task, batch)
+        calls.append(task.training)
+        return (found * float("nan") if sum(calls) == 3 else found), number
+
+    monkeypatch.setattr(CausalLMTask, "_loss", loss)
+    assert main(["fit", "--config", str(config)]) == 1
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    # The records of the batch, by file and number.
+    ids = r"(\S+/train.json:\d+, ){3}\S+/train.json:\d+"
+    assert re.match(rf"stopped: the loss is nan at step 2 on {ids}; no checkpoint was saved", told)
+    calls.clear()
+    skip = "--model.init_args.skip_nonfinite_loss=true"
+    with pytest.warns(UserWarning, match="the loss is nan at step 2 on .*: batch skipped"):
+        assert main(["fit", "--config", str(config), skip]) == 0

@@ -2,6 +2,7 @@
 
 from tera_pl.callbacks.best_adapter import BestAdapter
 from tera_pl.callbacks.best_checkpoint import BestCheckpoint
+from tera_pl.callbacks.interruption import Interruption
 from tera_pl.callbacks.precision_guard import PrecisionGuard
 from tera_pl.callbacks.predictions import PredictionWriter
 from tera_pl.callbacks.ranks import RankLogger
@@ -11,6 +12,7 @@ from tera_pl.callbacks.results import ResultsWriter
 __all__ = [
     "BestAdapter",
     "BestCheckpoint",
+    "Interruption",
     "PrecisionGuard",
     "PredictionWriter",
     "RankLogger",

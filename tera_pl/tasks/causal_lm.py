@@ -1,5 +1,6 @@
 """Fine-tune a causal language model with an adapter, and score what it generates."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from peft import PeftConfig
 from torch import Tensor
 from torchmetrics import Metric
@@ -23,6 +25,7 @@ from tera_pl.backbone import (
     load_tokenizer,
     release_updates,
 )
+from tera_pl.stopped import RunStoppedError, how_to_go_on
 from tera_pl.tasks.checkpoint import check_checkpoint, describe_adapter, describe_optimizer
 
 Batch = Mapping[str, Any]
@@ -97,6 +100,7 @@ class CausalLMTask(LightningModule):
         metric: Scores generated answers, for example `tera_pl.metrics.ChoiceAccuracy`; null for
             the loss alone.
         generate_in_validation: Whether validation scores generated answers too, or the test alone.
+        skip_nonfinite_loss: Pass over a batch whose loss is NaN or infinite instead of stopping.
     """
 
     # A PeftModel, or a PreTrainedModel without an adapter; made in `configure_model`.
@@ -116,6 +120,7 @@ class CausalLMTask(LightningModule):
         generation: Generation = Generation(),
         metric: Metric | None = None,
         generate_in_validation: bool = True,
+        skip_nonfinite_loss: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -125,6 +130,7 @@ class CausalLMTask(LightningModule):
         self.generation = generation
         self.metric = metric
         self.generate_in_validation = generate_in_validation
+        self.skip_nonfinite_loss = skip_nonfinite_loss
         # The checkpoint holds a part of the state dict; `check_checkpoint` is the strict test.
         self.strict_loading = False
 
@@ -183,9 +189,24 @@ class CausalLMTask(LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def on_fit_start(self) -> None:
+        """Remember the run's seed."""
+        self._seed = torch.initial_seed()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Make what is random in a step, dropout, a function of seed and place in the run.
+
+        A run that goes on then draws what it would have drawn.
+        """
+        place = f"{self._seed} {self.current_epoch} {batch_idx} {self.global_rank}"
+        torch.manual_seed(int.from_bytes(hashlib.sha256(place.encode()).digest()[:7]))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Compute the loss of a batch."""
         loss, num_tokens = self._loss(batch)
+        if not torch.isfinite(loss):
+            self._tell_nonfinite(loss, batch)
+            return None
         self.log("train/loss", loss, prog_bar=True, batch_size=num_tokens)
         return loss
 
@@ -281,6 +302,15 @@ class CausalLMTask(LightningModule):
         )
         # The first label has no position before it that could predict it.
         return output.loss, int((labels[:, 1:] != -100).sum())
+
+    def _tell_nonfinite(self, loss: Tensor, batch: Batch) -> None:
+        """Stop at a loss that is NaN or infinite, or tell that its batch is skipped."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        ids = ", ".join(data.ids_of(batch)) if hasattr(data, "ids_of") else "an unnamed batch"
+        told = f"the loss is {loss.item()} at step {self.global_step} on {ids}"
+        if not self.skip_nonfinite_loss:
+            raise RunStoppedError(f"{told}; {how_to_go_on(self.trainer)}")
+        rank_zero_warn(f"{told}: batch skipped")
 
     def _evaluate(self, batch: Batch, stage: str) -> Predictions:
         loss, num_tokens = self._loss(batch)

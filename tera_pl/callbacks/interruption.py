@@ -1,0 +1,92 @@
+"""Stop between two steps when a signal asks for it, and say how to go on."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
+
+from tera_pl.stopped import RunStoppedError, how_to_go_on
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption(Callback):
+    """On SIGTERM or SIGINT, finish the step, save `last.ckpt` and stop with the resume command.
+
+    A second signal stops at once. A signal during validation stops after a batch and saves nothing:
+    the checkpoint before it goes on to the same bits. Under SLURM, Lightning's own handler requeues
+    the job (SIGUSR1).
+    """
+
+    def __init__(self) -> None:
+        self._received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen, in the place of Lightning's handler of SIGTERM, which saves nothing."""
+        self._received = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen no more."""
+        self._restore()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Listen no more."""
+        self._restore()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save and stop if a signal came."""
+        # Between the batches that make one optimizer step there is nothing to save.
+        accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
+        if self._received is None or accumulating:
+            return
+        checkpoint = trainer.checkpoint_callback
+        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath:
+            path = f"{checkpoint.dirpath}/last.ckpt"
+            trainer.save_checkpoint(path)
+            checkpoint.last_model_path = path
+        self._stop(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop if a signal came."""
+        if self._received is not None:
+            self._stop(trainer)
+
+    def _restore(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise KeyboardInterrupt
+        self._received = signal.Signals(number)
+        rank_zero_warn(f"{self._received.name}: stopping after this step")
+
+    def _stop(self, trainer: Trainer) -> None:
+        assert self._received is not None
+        raise RunStoppedError(
+            f"{self._received.name} after step {trainer.global_step}; {how_to_go_on(trainer)}"
+        )
