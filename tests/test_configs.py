@@ -8,7 +8,7 @@ from tera_pl.commands.study import read_study
 from tests.conftest import ROOT
 
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
-STUDIES = [path for path in SHIPPED if path.name == "study.yaml"]
+STUDIES = [path for path in SHIPPED if path.name.startswith("study_")]
 CONFIGS = [
     path
     for path in SHIPPED

@@ -20,9 +20,9 @@ def config(tmp_path, monkeypatch):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Runs that write results at once: 0.2 and 0.4 tie in accuracy, 0.2 has the lower loss."""
+    """Runs that write results at once; of the rates 0.2 has the lowest loss, 0.4 has none."""
     made = []
-    losses = {"0.1": 0.1, "0.2": 0.5, "0.4": 0.9}
+    losses = {"0.1": 0.9, "0.2": 0.5, "0.4": float("nan")}
 
     def call(verb, arguments, run):
         values = dict(a.removeprefix("--").split("=", 1) for a in arguments if "=" in a)
@@ -30,13 +30,14 @@ def calls(monkeypatch):
         lr = values[study.LEARNING_RATE]
         found = json.loads((run / "results.json").read_text()) if verb == "test" else {}
         if verb == "fit":
-            scores = {"val/accuracy": 0.3 if lr == "0.1" else 0.8, "val/loss": losses[lr]}
+            scores = {"val/accuracy": 0.3, "val/loss": losses[lr]}
             resources = {"trained": 7, "stored_bytes": 28, "train_seconds": 2.0}
             found["fit"] = {"scores": scores, "resources": resources | {"peak_memory_bytes": 2**20}}
             (run / "checkpoints").mkdir(parents=True)
             (run / "checkpoints" / "best.ckpt").touch()
         else:
-            found["test"] = {"scores": {"test/accuracy": 0.5 + int(values["seed_everything"]) / 10}}
+            accuracy = 0.5 + int(values["seed_everything"]) / 10
+            found["test"] = {"scores": {"test/accuracy": accuracy, "test/loss": 0.25}}
         (run / "results.json").write_text(json.dumps(found))
 
     monkeypatch.setattr(study, "_call", call)
@@ -53,8 +54,12 @@ def test_rate_is_chosen_by_validation_on_the_first_seed(config, calls, tmp_path)
     (row,) = json.loads((tmp_path / "out" / "study.json").read_text())
     assert row["mean"] == pytest.approx(0.85)
     assert row["sd"] == pytest.approx(0.05 * 2**0.5)
-    assert row["search"] == {"0.1": 0.3, "0.2": 0.8, "0.4": 0.8}
-    assert "| a | 85.0 | 7.1 | 0.2 | 7 | 28 |" in (tmp_path / "out" / "table.md").read_text()
+    assert row["search"] == pytest.approx(
+        {"0.1": 0.9, "0.2": 0.5, "0.4": float("nan")}, nan_ok=True
+    )
+    assert (
+        "| a | 85.0 | 7.1 | 0.250 | 0.2 | 7 | 28 |" in (tmp_path / "out" / "table.md").read_text()
+    )
 
 
 def test_finished_runs_are_not_repeated(config, calls):
@@ -73,7 +78,7 @@ def test_a_failed_run_is_told_and_left_out(config, calls, monkeypatch):
 
     monkeypatch.setattr(study, "_call", call)
     study.main(["--config", str(config)])
-    assert {v[study.LEARNING_RATE] for verb, v in calls if verb == "test"} == {"0.4"}
+    assert {v[study.LEARNING_RATE] for verb, v in calls if verb == "test"} == {"0.1"}
     monkeypatch.setattr(study, "_call", lambda *args: None)
     config.write_text(config.read_text().replace("output: out", "output: other"))
     with pytest.raises(ValueError, match=r"a: no learning rate of \[0.1, 0.2, 0.4\] finished"):
