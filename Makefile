@@ -22,8 +22,9 @@ quickstart: venv
 	run=$$(ls -td $(RUN)/version_*/ | head -n 1); \
 	$(BIN)/python -m tera_pl test --config $${run}config.yaml --ckpt_path $${run}checkpoints/best.ckpt
 
+# One process per core and one thread in each: two that share cores wait for each other.
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # Hours: every method is killed at random moments and must go on to the same bits.
 soak: venv
