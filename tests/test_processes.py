@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.conftest import ROOT
 
@@ -58,3 +60,30 @@ def test_fit_and_test_with_two_processes(tmp_path):
     assert answers(fitted) == answered
     assert shared["test"]["scores"] == pytest.approx(alone["test"]["scores"], rel=1e-5)
     assert shared["fit"]["scores"].keys() >= {"val/loss", "val/accuracy"}
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path):
+    """Every step sees all 16 examples; the responses differ in length, so the shares do too."""
+    sgd = {
+        "model.init_args.optimizer.class_path": "torch.optim.SGD",
+        "model.init_args.optimizer.init_args.lr": 3.0,
+        "model.init_args.schedule.warmup_steps": 0,
+        "model.init_args.schedule.name": "constant_with_warmup",
+        "data.init_args.encoding.loss_on": "all",
+        "data.init_args.num_train": 136,
+        "trainer.max_steps": 4,
+        "trainer.limit_val_batches": 1,
+    }
+    trained = []
+    for processes in (1, 2):
+        more = {"data.init_args.batch_size": 16 // processes}
+        if processes == 2:
+            more |= {"trainer.devices": 2, "trainer.strategy": "ddp"}
+        run("fit", tmp_path, **(sgd | more))
+        folder = tmp_path / "runs" / "quickstart" / f"version_{processes - 1}"
+        trained.append(load_file(folder / "adapter" / "adapter_model.safetensors"))
+    one, two = trained
+    start = {name: torch.ones_like(value) for name, value in one.items()}
+    assert any((one[name] - start[name]).abs().max() > 1e-3 for name in one)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)

@@ -1,6 +1,7 @@
-"""What a finished adapter looks like from the outside: updates and their spectra."""
+"""What an adapter costs, and what a finished one looks like: updates and their spectra."""
 
+from tera_pl.analysis.accounting import Counts, count
 from tera_pl.analysis.spectra import Spectrum, summarize
 from tera_pl.analysis.updates import iter_updates
 
-__all__ = ["Spectrum", "iter_updates", "summarize"]
+__all__ = ["Counts", "Spectrum", "count", "iter_updates", "summarize"]

@@ -2,41 +2,13 @@
 
 import resource
 import time
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
 
-
-def count_numbers(model: nn.Module) -> dict[str, int | float]:
-    """Count the numbers and bytes of an adapted model.
-
-    Args:
-        model: A model, adapted by PEFT or not, on any device, the meta device included.
-
-    Returns:
-        `trained`, `stored_bytes` (of the trained numbers as a checkpoint keeps them), `base`
-        (numbers of the model that are not the adapter's), `frozen_adapter` and
-        `frozen_adapter_bytes` (numbers the adapter adds and never trains; shared ones once), and
-        `trained_percent` of base and trained together, as the paper counts.
-    """
-    prefix = getattr(getattr(model, "base_model", None), "prefix", None)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    frozen = {n: t for n, t in model.named_parameters() if not t.requires_grad}
-    # Tensors that a tuner adds carry its prefix; named_* list a shared tensor once.
-    added: list[Tensor] = [t for n, t in frozen.items() if prefix and prefix in n]
-    added += [t for n, t in model.named_buffers() if prefix and prefix in n]
-    num_trained = sum(t.numel() for t in trained)
-    num_base = sum(t.numel() for n, t in frozen.items() if not (prefix and prefix in n))
-    return {
-        "trained": num_trained,
-        "trained_percent": 100 * num_trained / (num_base + num_trained),
-        "stored_bytes": sum(t.numel() * t.element_size() for t in trained),
-        "base": num_base,
-        "frozen_adapter": sum(t.numel() for t in added),
-        "frozen_adapter_bytes": sum(t.numel() * t.element_size() for t in added),
-    }
+from tera_pl.analysis import count
 
 
 class ResourceMonitor(Callback):
@@ -50,7 +22,7 @@ class ResourceMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Count the numbers and start measuring memory."""
-        self.summary |= count_numbers(pl_module.model)
+        self.summary |= asdict(count(pl_module.model))
         self._interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()

@@ -208,7 +208,15 @@ class CausalLMTask(LightningModule):
             self._tell_nonfinite(loss, batch)
             return None
         self.log("train/loss", loss, prog_bar=True, batch_size=num_tokens)
-        return loss
+        return loss * self._share_of_tokens(num_tokens)
+
+    def _share_of_tokens(self, num_tokens: int) -> float | Tensor:
+        """Weight that makes the mean over processes a mean over all their tokens."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        number = torch.tensor(float(num_tokens), device=self.device)
+        # A copy: what is reduced is changed in place.
+        return number / self.trainer.strategy.reduce(number.clone(), reduce_op="mean")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Predictions:
         """Log the loss and judge generated answers."""
