@@ -4,7 +4,10 @@ import gzip
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from datamodules import ConvAI2, Math10k
 from datamodules.records import find_file, get_text, read_json
 
 GOOD = [{"a": "x"}, {"a": "y"}]
@@ -129,3 +132,32 @@ def test_exactly_one_file_is_found(tmp_path):
     write(tmp_path / "train_xl.json", "[]")
     with pytest.raises(ValueError, match=r"has train\.json, train_xl\.json"):
         find_file(tmp_path, ["train*.json"])
+
+
+GOOD_MATH = b'[{"instruction": "1+1?", "input": "", "output": "2", "answer": "2"}]'
+GOOD_TEXT = b"1 your persona: a\n2 hi\thello\n1 your persona: b\n2 you\tme\n"
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_damaged_files_are_read_or_refused(data, tmp_path_factory):
+    """Bytes replaced, inserted or lost anywhere: records, or one line, and never anything else."""
+    folder = tmp_path_factory.mktemp("damaged")
+    source = data.draw(st.sampled_from([GOOD_MATH, GOOD_TEXT]))
+    start = data.draw(st.integers(0, len(source)))
+    end = data.draw(st.integers(start, len(source)))
+    content = source[:start] + data.draw(st.binary(max_size=12)) + source[end:]
+    if source is GOOD_MATH:
+        module = Math10k("none", str(folder), train_file="train.json")
+        path = write(folder / "train.json", content)
+    else:
+        module = ConvAI2("none", str(folder), train_file="train.txt")
+        path = write(folder / "train.txt", content)
+    try:
+        records, refused = module.train_records(), ""
+    except ValueError as error:
+        records, refused = [], str(error)
+    assert bool(records) != bool(refused)
+    assert not refused or str(path) in refused
+    assert len(refused.splitlines()) <= 1
+    assert all(isinstance(r["prompt"], str) and r["response"].strip() for r in records)
