@@ -8,10 +8,12 @@ weight, and their gradients are summed in float32.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
 from torch.nn import functional as F
 
 from tera_pl.tensor.compute import Compute, choose_compute, kron_cost
@@ -64,7 +66,8 @@ def apply_linear(
         Tensor of shape `(..., out_features)`, in the type that the frozen layer alone returns.
     """
     fused = weight.dtype == inputs.dtype and torch.finfo(weight.dtype).bits >= 32
-    if torch.is_autocast_enabled(inputs.device.type):
+    device = inputs.device.type
+    if is_autocast_available(device) and torch.is_autocast_enabled(device):
         fused = False
     rows = _rows(network, inputs)
     if not fused or _way(network, rows, compute, fused=True) == "factored":
@@ -235,6 +238,9 @@ def _cast(network: TensorNetwork, dtype: torch.dtype) -> TensorNetwork:
     )
 
 
-def _no_autocast(rows: Tensor) -> torch.autocast:
+def _no_autocast(rows: Tensor) -> AbstractContextManager[Any]:
     # The type of the products is decided before; inside, autocast must not change it again.
-    return torch.autocast(rows.device.type, enabled=False)
+    device = rows.device.type
+    if is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()  # the meta device has none
