@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import shutil
 import statistics
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tera_pl.stopped import RunStoppedError
 
 LEARNING_RATE = "model.init_args.optimizer.init_args.lr"
 
@@ -65,17 +68,26 @@ def main(args: Sequence[str]) -> int:
 
     Raises:
         ValueError: If the study's file is none.
+        RunStoppedError: If runs failed, after the others are done and their table is written.
     """
     parser = argparse.ArgumentParser(prog="python -m tera_pl study", description=main.__doc__)
     parser.add_argument("--config", required=True, help="file of the study")
     path = Path(parser.parse_args(args).config)
     study = read_study(path)
-    rows = [_compare(study, name, path.parent) for name in study.entries]
+    rows, failures = [], []
+    for name in study.entries:
+        try:
+            rows.append(_compare(study, name, path.parent))
+        except RunStoppedError as error:
+            failures.append(str(error))
     output = Path(study.output)
+    output.mkdir(parents=True, exist_ok=True)
     (output / "study.json").write_text(json.dumps(rows, indent=2) + "\n")
     table = as_table(rows)
     (output / "table.md").write_text(table)
     sys.stdout.write(table)
+    if failures:
+        raise RunStoppedError(f"lines without a result: {'; '.join(failures)}")
     return 0
 
 
@@ -108,7 +120,8 @@ def read_study(path: Path) -> Study:
 def as_table(rows: Sequence[dict[str, Any]]) -> str:
     """Lay a finished study out as a Markdown table."""
     head = (
-        "| | score, % | sd | learning rate | trained | stored bytes | seconds | peak memory, MB |"
+        "| | score, % | sd | test loss | learning rate | trained | stored bytes | seconds | "
+        "peak memory, MB |"
     )
     lines = [head, "|" + "---|" * 9]
     lines += [
@@ -131,9 +144,16 @@ def _compare(study: Study, name: str, folder: Path) -> dict[str, Any]:
     # By the loss: of 120 answers, several rates get the same number right.
     found = {lr: result["scores"]["val/loss"] for lr, result in tried.items() if result}
     if not found:
-        raise ValueError(f"{name}: no learning rate of {rates} finished: see {study.output}/{name}")
+        raise RunStoppedError(
+            f"{name}: no learning rate of {rates} finished: see {study.output}/{name}"
+        )
     best = min(found, key=lambda lr: found[lr] if math.isfinite(found[lr]) else math.inf)
     results = [_run(study, name, folder, best, seed, test=True) for seed in study.seeds]
+    failed = [s for s, result in zip(study.seeds, results, strict=True) if "test" not in result]
+    if failed:
+        raise RunStoppedError(
+            f"{name}: no test at {best:g} for seeds {failed}: see {study.output}/{name}"
+        )
     scores = [result["test"]["scores"][f"test/{study.score}"] for result in results]
     resources = results[0]["fit"]["resources"]
     return {
@@ -172,6 +192,8 @@ def _run(
     }
     common = ["--config", str(folder / entry.config), *_options(values)]
     if "fit" not in _results(run):
+        # What a killed run left would push this one to another version.
+        shutil.rmtree(run, ignore_errors=True)
         _call("fit", common, run)
     best = run / "checkpoints" / "best.ckpt"
     if test and "test" not in _results(run) and best.exists():

@@ -6,6 +6,7 @@ import pytest
 
 from tera_pl.cli import guard
 from tera_pl.commands import study
+from tera_pl.stopped import RunStoppedError
 
 
 @pytest.fixture
@@ -57,9 +58,9 @@ def test_rate_is_chosen_by_validation_on_the_first_seed(config, calls, tmp_path)
     assert row["search"] == pytest.approx(
         {"0.1": 0.9, "0.2": 0.5, "0.4": float("nan")}, nan_ok=True
     )
-    assert (
-        "| a | 85.0 | 7.1 | 0.250 | 0.2 | 7 | 28 |" in (tmp_path / "out" / "table.md").read_text()
-    )
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| a | 85.0 | 7.1 | 0.250 | 0.2 | 7 | 28 |" in table
+    assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
 def test_finished_runs_are_not_repeated(config, calls):
@@ -81,8 +82,30 @@ def test_a_failed_run_is_told_and_left_out(config, calls, monkeypatch):
     assert {v[study.LEARNING_RATE] for verb, v in calls if verb == "test"} == {"0.1"}
     monkeypatch.setattr(study, "_call", lambda *args: None)
     config.write_text(config.read_text().replace("output: out", "output: other"))
-    with pytest.raises(ValueError, match=r"a: no learning rate of \[0.1, 0.2, 0.4\] finished"):
+    with pytest.raises(RunStoppedError, match=r"a: no learning rate of \[0.1, 0.2, 0.4\] finished"):
         study.main(["--config", str(config)])
+
+
+def test_a_failed_seed_fails_its_line_alone(config, calls, monkeypatch, tmp_path):
+    config.write_text(config.read_text() + "  b: {config: b.yaml}\n")
+    good = study._call
+
+    def call(verb, arguments, run):
+        if "out/a" not in str(run) or "--seed_everything=4" not in arguments:
+            good(verb, arguments, run)
+
+    monkeypatch.setattr(study, "_call", call)
+    with pytest.raises(RunStoppedError, match=r"a: no test at 0.2 for seeds \[4\]"):
+        study.main(["--config", str(config)])
+    (row,) = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert row["name"] == "b"
+
+
+def test_a_killed_run_starts_again_in_its_place(config, calls, tmp_path):
+    left = tmp_path / "out" / "a" / "lr0.1-seed3" / "version_0" / "events"
+    left.mkdir(parents=True)
+    study.main(["--config", str(config)])
+    assert not left.exists()
 
 
 def test_output_of_a_failed_command_is_kept(tmp_path, capsys):
