@@ -17,6 +17,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+from filelock import FileLock
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
@@ -151,9 +152,15 @@ DECODER_CASES += [
 def _unpack_tests() -> Path:
     """Folder to import the package `peft_tests` from; fetched if it is not there yet."""
     folder = CACHE / version("peft")
-    if (folder / "peft_tests").is_dir():
-        return folder
     folder.mkdir(parents=True, exist_ok=True)
+    # Every process of the test run collects this file.
+    with FileLock(folder / "lock"):
+        if not (folder / "peft_tests").is_dir():
+            _download(folder)
+    return folder
+
+
+def _download(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
         what = ["--no-deps", "--no-binary=:all:", "--dest", scratch, f"peft=={version('peft')}"]
@@ -179,7 +186,6 @@ def _unpack_tests() -> Path:
                 if path.parent.name == "tests" and len(path.parts) == 3 and path.suffix == ".py":
                     (package / path.name).write_bytes(archive.extractfile(member).read())
         package.rename(folder / "peft_tests")
-    return folder
 
 
 def _only(suite: type, *lists: list) -> type:
