@@ -110,7 +110,7 @@ def test_unknown_targets(llama: Callable, config: type, targets: object, hint: s
         LoraConfig(),
         PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"),
     ],
-    ids=lambda config: f"{type(config).__name__} {getattr(config, 'target_modules', '')}",
+    ids=["list", "path", "regular expression", "all linear", "default", "no targets"],
 )
 def test_known_targets(llama: Callable, config: object) -> None:
     check_targets(llama(), config)
