@@ -49,6 +49,8 @@ class InstructionDataModule(LightningDataModule):
         split: Which training examples are held out for validation.
         protocol: Name of the published protocol that the settings follow, for the results.
         num_workers: Loader processes.
+        tokenizer_revision: Branch, tag or commit of the tokenizer on the Hub; the command line
+            takes the backbone's.
     """
 
     shuffle = True
@@ -62,12 +64,14 @@ class InstructionDataModule(LightningDataModule):
         split: Split = Split(),
         protocol: str | None = None,
         num_workers: int = 0,
+        tokenizer_revision: str | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value < 1:
                 raise ValueError(f"data.{name} is {value}: expected at least 1")
         self.tokenizer_path = tokenizer
+        self.tokenizer_revision = tokenizer_revision
         self.encoding = encoding
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -197,7 +201,9 @@ class InstructionDataModule(LightningDataModule):
 
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_path)
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.tokenizer_path, revision=self.tokenizer_revision
+            )
         except (OSError, ValueError) as error:
             reason = str(error).split("\n")[0][:200]
             raise ValueError(f"no tokenizer at {self.tokenizer_path!r} ({reason})") from None

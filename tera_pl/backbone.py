@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +21,24 @@ from transformers import (
 
 from tera_pl.adapters import check_targets
 from tera_pl.adapters.layer import AdapterLayer
+from tera_pl.hub import find_commit, how_to_download
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Values of a config.json that leave what a model computes here as it is: names, versions, caching,
+# and tokens, which the tokenizer tells.
+IMMATERIAL = {
+    "_name_or_path",
+    "architectures",
+    "bos_token_id",
+    "dtype",
+    "eos_token_id",
+    "initializer_range",
+    "pad_token_id",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
 
 
 @dataclass(frozen=True)
@@ -67,12 +84,37 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
             trust_remote_code=backbone.trust_remote_code,
         )
     except (OSError, ValueError) as error:
-        place = "folder" if Path(backbone.path).exists() else "local folder or reachable Hub id"
         raise ValueError(
             f"model.backbone.path: no causal language model at {backbone.path!r}: expected a "
-            f"{place} with a readable config.json ({_first_line(error)})"
+            f"folder or Hub id with a readable config.json ({_first_line(error)}); "
+            f"{_what_to_do(backbone)}"
         ) from None
     return config
+
+
+def describe_base(backbone: Backbone) -> dict[str, Any]:
+    """Identify a backbone by its architecture, and tell where it was found.
+
+    Args:
+        backbone: Which model.
+
+    Returns:
+        Values of its config.json that change what the model computes and their SHA-256, its type
+        here, path, revision, and the commit where the Hub names one.
+    """
+    # As the file has it: the values that a library fills in change with its version.
+    raw, _ = PretrainedConfig.get_config_dict(
+        backbone.path, revision=backbone.revision, trust_remote_code=backbone.trust_remote_code
+    )
+    config = {key: raw[key] for key in sorted(raw.keys() - IMMATERIAL)}
+    return {
+        "path": backbone.path,
+        "revision": backbone.revision,
+        "commit": find_commit(backbone.path, backbone.revision),
+        "dtype": backbone.dtype,
+        "config": config,
+        "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+    }
 
 
 def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
@@ -95,7 +137,8 @@ def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
         )
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model.backbone.path: no tokenizer at {backbone.path!r} ({_first_line(error)})"
+            f"model.backbone.path: no tokenizer at {backbone.path!r} ({_first_line(error)}); "
+            f"{_what_to_do(backbone)}"
         ) from None
 
 
@@ -129,7 +172,8 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
         )
     except OSError as error:
         raise ValueError(
-            f"model.backbone.path: {backbone.path!r} has no readable weights ({_first_line(error)})"
+            f"model.backbone.path: {backbone.path!r} has no readable weights "
+            f"({_first_line(error)}); {_what_to_do(backbone)}"
         ) from None
 
 
@@ -149,12 +193,15 @@ def load_meta_model(backbone: Backbone) -> PreTrainedModel:
         )
 
 
-def add_adapter(model: PreTrainedModel, adapter: PeftConfig) -> PeftModel:
+def add_adapter(
+    model: PreTrainedModel, adapter: PeftConfig, revision: str | None = None
+) -> PeftModel:
     """Freeze a model and inject an adapter into it.
 
     Args:
         model: The base model; changed in place, as PEFT does.
         adapter: Configuration of the adapter; copied, not changed.
+        revision: Commit, tag or branch of the model on the Hub, written beside its name.
 
     Returns:
         The adapted model. Only the tensors of the adapter require a gradient.
@@ -166,7 +213,7 @@ def add_adapter(model: PreTrainedModel, adapter: PeftConfig) -> PeftModel:
     if adapter.task_type is None:
         adapter.task_type = "CAUSAL_LM"
     check_targets(model, adapter)
-    return get_peft_model(model, adapter)
+    return get_peft_model(model, adapter, revision=revision)
 
 
 def fingerprint_frozen(model: nn.Module) -> str:
@@ -191,6 +238,12 @@ def fingerprint_frozen(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _what_to_do(backbone: Backbone) -> str:
+    if Path(backbone.path).exists():
+        return "complete the folder, or set model.init_args.backbone.path to another"
+    return how_to_download(backbone.path, backbone.revision)
 
 
 def _first_line(error: Exception) -> str:

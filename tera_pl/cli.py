@@ -2,12 +2,14 @@
 
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
@@ -26,9 +28,11 @@ from tera_pl.callbacks import (
     ResourceMonitor,
     ResultsWriter,
 )
+from tera_pl.checkpoint_io import WholeCheckpointIO
 from tera_pl.layering import expand
 from tera_pl.mistakes import Parser, is_mistake
-from tera_pl.stopped import RunStoppedError
+from tera_pl.sharding import adopt
+from tera_pl.stopped import DISK, RunStoppedError, describe_disk
 
 # Warnings about the inside of a library, or about what is meant so.
 NOISE = (
@@ -55,7 +59,6 @@ class TeraCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the standard callbacks, and links so that a fact is written once."""
         parser.add_lightning_class_args(PrecisionGuard, "precision_guard")
-        parser.add_lightning_class_args(Interruption, "interruption")
         parser.add_lightning_class_args(LearningRateMonitor, "lr_monitor")
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         # Its order matters: what follows describes the weights of the best checkpoint.
@@ -64,6 +67,8 @@ class TeraCLI(LightningCLI):
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(ResourceMonitor, "resources")
         parser.add_lightning_class_args(ResultsWriter, "results")
+        # After the others, so that what they count of a step is in the checkpoint it saves.
+        parser.add_lightning_class_args(Interruption, "interruption")
         parser.set_defaults(
             {
                 "lr_monitor.logging_interval": "step",
@@ -78,7 +83,9 @@ class TeraCLI(LightningCLI):
                 "checkpoint.enable_version_counter": False,
             }
         )
-        parser.link_arguments("model.init_args.backbone.path", "data.init_args.tokenizer")
+        backbone = "model.init_args.backbone"
+        parser.link_arguments(f"{backbone}.path", "data.init_args.tokenizer")
+        parser.link_arguments(f"{backbone}.revision", "data.init_args.tokenizer_revision")
 
     def _parse_ckpt_path(self) -> None:
         """Keep what YAML and command line say.
@@ -102,6 +109,8 @@ class TeraCLI(LightningCLI):
                 "config_filename": f"config_{self.subcommand}.yaml",
                 "overwrite": True,
             }
+        kwargs["plugins"] = _with_checkpoint_io(self._get(self.config_init, "trainer.plugins"))
+        kwargs["strategy"] = adopt(self._get(self.config_init, "trainer.strategy"))
         trainer = super().instantiate_trainer(**kwargs)
         self._check_monitors(trainer)
         return trainer
@@ -118,6 +127,14 @@ class TeraCLI(LightningCLI):
                     f"{type(callback).__name__} monitors {monitor!r}, which is never logged: "
                     f"expected one of {', '.join(sorted(logged))}"
                 )
+
+
+def _with_checkpoint_io(plugins: Any) -> list[Any]:
+    """Add our way to write checkpoints, unless the configuration names one."""
+    given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
+    if any(isinstance(plugin, CheckpointIO) for plugin in given):
+        return given
+    return [*given, WholeCheckpointIO()]
 
 
 def main(args: ArgsType = None) -> int:
@@ -160,15 +177,36 @@ def guard(run: Callable[[], int]) -> int:
         What it returns, 2 after a mistake, or 1 if the run was stopped. Set `TERA_PL_DEBUG=1` to
         see the traceback.
     """
+    before = threading.excepthook
+    # TensorBoard's thread; the next value that is logged raises the same in this one.
+    threading.excepthook = lambda args: None if _is_disk(args.exc_value) else before(args)
     try:
         return run()
     except RunStoppedError as error:
         if os.environ.get("TERA_PL_DEBUG"):
             raise
-        sys.stderr.write(f"stopped: {error}\n")
-        return 1
+        return _tell("stopped", str(error), 1)
+    except OSError as error:
+        if os.environ.get("TERA_PL_DEBUG") or not _is_disk(error):
+            raise
+        # The notes are those of `Interruption`: how to go on.
+        told = [describe_disk(error), *getattr(error, "__notes__", [])]
+        return _tell("stopped", "; ".join(told), 1)
     except (ValueError, MisconfigurationException) as error:
         if os.environ.get("TERA_PL_DEBUG") or not is_mistake(error):
             raise
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        return 2
+        return _tell("error", str(error), 2)
+    finally:
+        threading.excepthook = before
+
+
+def _is_disk(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in DISK
+
+
+def _tell(what: str, message: str, code: int) -> int:
+    """Write one line; each process of several has its own, for another may have met no error."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    process = "" if rank == "0" else f" (process {rank})"
+    sys.stderr.write(f"{what}{process}: {' '.join(message.split())}\n")
+    return code

@@ -2,9 +2,12 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -79,6 +82,67 @@ def tiny_commonsense(tmp_path_factory: pytest.TempPathFactory) -> Path:
             records = [_record(task, split, index) for index in range(count)]
             (folder / task / f"{split}.json").write_text(json.dumps(records))
     return folder
+
+
+@pytest.fixture
+def tiny_config(write_tiny_config: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """A configuration in the folder of the test."""
+    return write_tiny_config(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def write_tiny_config(tiny_backbone: Path, tiny_commonsense: Path) -> Callable[[Path], Path]:
+    """Write a configuration of eight steps with a validation after every second."""
+    content = _tiny_settings(str(tiny_backbone), str(tiny_commonsense))
+
+    def write(folder: Path) -> Path:
+        path = folder / "config.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+def _tiny_settings(backbone: str, commonsense: str) -> dict[str, Any]:
+    model = {
+        "backbone": {"path": backbone, "dtype": "float32"},
+        "adapter": {
+            "class_path": "tera_pl.adapters.TeraConfig",
+            "init_args": {"target_modules": ["q_proj", "v_proj"], "dropout": 0.2},
+        },
+        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.1}},
+        "schedule": {"name": "linear", "warmup_steps": 2},
+        "generation": {"max_new_tokens": 3},
+        "metric": {"class_path": "tera_pl.metrics.ChoiceAccuracy"},
+    }
+    data = {
+        "path": commonsense,
+        "tasks": ["openbookqa"],
+        "batch_size": 4,
+        "eval_batch_size": 64,
+    }
+    trainer = {
+        "accelerator": "cpu",
+        "max_steps": 8,
+        "val_check_interval": 2,
+        "limit_val_batches": 1,
+        "check_val_every_n_epoch": None,
+        "log_every_n_steps": 1,
+        "num_sanity_val_steps": 0,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "logger": {
+            "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+            "init_args": {"save_dir": "runs", "name": "run"},
+        },
+    }
+    return {
+        "seed_everything": 1,
+        "model": {"class_path": "tera_pl.tasks.CausalLMTask", "init_args": model},
+        "data": {"class_path": "datamodules.Commonsense170k", "init_args": data},
+        "trainer": trainer,
+        "checkpoint": {"monitor": "val/loss"},
+    }
 
 
 def _record(task: str, split: str, index: int) -> dict[str, str]:

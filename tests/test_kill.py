@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import time
 
@@ -136,6 +137,7 @@ def outcome(folder, version):
         "optimizer": last["optimizer_states"][0]["state"],
         "step": last["global_step"],
         "fit": results["fit"]["scores"],
+        "tokens": results["fit"]["resources"]["train_tokens"],
         "test": results["test"]["scores"],
         "predictions": (run / "predictions.jsonl").read_text(),
     }
@@ -173,6 +175,14 @@ def test_killed_run_goes_on_to_the_same_bits(name, kill, whole, write_config, tm
         finish(tmp_path, "fit", "--config", "config.yaml")
         version = max(p.name for p in run.parent.iterdir())
     assert_same(outcome(tmp_path, version), outcome(folder, "version_0"))
+
+
+def test_run_killed_at_its_end_goes_on_to_the_same_bits(whole, tmp_path):
+    folder, _ = whole("tera")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    last = "runs/run/version_0/checkpoints/last.ckpt"
+    finish(tmp_path, "fit", "--config", "config.yaml", "--ckpt_path", last)
+    assert_same(outcome(tmp_path, "version_0"), outcome(folder, "version_0"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])

@@ -2,6 +2,6 @@
 
 from tera_pl.analysis.accounting import Counts, count
 from tera_pl.analysis.spectra import Spectrum, summarize
-from tera_pl.analysis.updates import iter_updates
+from tera_pl.analysis.updates import iter_spectra, iter_updates
 
-__all__ = ["Counts", "Spectrum", "count", "iter_updates", "summarize"]
+__all__ = ["Counts", "Spectrum", "count", "iter_spectra", "iter_updates", "summarize"]

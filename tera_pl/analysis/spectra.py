@@ -1,15 +1,21 @@
 """Ranks of a weight update, from its singular values."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from tera_pl.tensor import TensorNetwork, contract
+
+# Huang et al. (2025) count singular values above this. It does not follow the scale of the update.
+HIRA_THRESHOLD = 0.005
+
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Three answers to "what is the rank of this matrix", with the rule behind the first.
+    """Four answers to "what is the rank of this matrix", with the rule behind the first.
 
     Args:
         rank: Number of singular values above `tolerance` (numerical rank).
@@ -20,6 +26,7 @@ class Spectrum:
             that would have the same entropy (Roy & Vetterli, 2007).
         largest: Largest singular value.
         max_rank: `min(rows, columns)`.
+        hira_rank: Number of singular values above `HIRA_THRESHOLD`, 0.005, whatever the largest.
     """
 
     rank: int
@@ -28,6 +35,7 @@ class Spectrum:
     entropy_rank: float
     largest: float
     max_rank: int
+    hira_rank: int
 
 
 def summarize(matrix: Tensor) -> Spectrum:
@@ -49,24 +57,113 @@ def summarize(matrix: Tensor) -> Spectrum:
         >>> round(summarize(torch.diag(torch.tensor([2.0, 2.0, 0.0]))).entropy_rank, 4)
         2.0
     """
-    if not torch.isfinite(matrix).all():
-        raise ValueError(
-            f"the update of shape {tuple(matrix.shape)} has entries that are no number"
-        )
-    wide = matrix.detach().to(torch.promote_types(matrix.dtype, torch.float32))
-    values = torch.linalg.svdvals(wide).double()
+    return summarize_values(singular_values(matrix), matrix.shape)
+
+
+def summarize_values(values: Tensor, shape: Sequence[int]) -> Spectrum:
+    """Compute the ranks of a matrix from its singular values.
+
+    Args:
+        values: Singular values in descending order, at least one. Those that are not given are
+            zero.
+        shape: Rows and columns of the matrix.
+
+    Returns:
+        The ranks.
+    """
+    values = values.double()
     largest = values[0].item()
     if largest == 0.0:
-        return Spectrum(0, 0.0, 0.0, 0.0, 0.0, len(values))
-    # The rule of numpy.linalg.matrix_rank, with the precision of the decomposition.
-    tolerance = max(matrix.shape) * torch.finfo(torch.float32).eps * largest
-    shares = values / values.sum()
-    entropy = -torch.special.xlogy(shares, shares).sum().item()
+        return Spectrum(0, 0.0, 0.0, 0.0, 0.0, min(shape), 0)
+    # The rule of numpy.linalg.matrix_rank, with the precision in which updates are computed.
+    tolerance = max(shape) * torch.finfo(torch.float32).eps * largest
+    # Not the values themselves, whose squares may be no number of float64.
+    relative = values / largest
+    shares = relative / relative.sum()
     return Spectrum(
         rank=int((values > tolerance).sum()),
         tolerance=tolerance,
-        stable_rank=(values.square().sum() / largest**2).item(),
-        entropy_rank=math.exp(entropy),
+        stable_rank=relative.square().sum().item(),
+        entropy_rank=math.exp(-torch.special.xlogy(shares, shares).sum().item()),
         largest=largest,
-        max_rank=len(values),
+        max_rank=min(shape),
+        hira_rank=int((values > HIRA_THRESHOLD).sum()),
     )
+
+
+def singular_values(matrix: Tensor) -> Tensor:
+    """Decompose a matrix.
+
+    Args:
+        matrix: Of shape `(rows, columns)`, on any device.
+
+    Returns:
+        The `min(rows, columns)` singular values in descending order.
+
+    Raises:
+        ValueError: If the matrix has a NaN or an infinite entry.
+    """
+    _check_finite(matrix, matrix.shape)
+    wide = matrix.detach().to(torch.promote_types(matrix.dtype, torch.float32))
+    return torch.linalg.svdvals(wide)
+
+
+def singular_values_of_product(left: Tensor, right: Tensor) -> Tensor:
+    """Decompose `left @ right` without multiplying it out, in float64.
+
+    With `left = Q_1 T_1` and `right^T = Q_2 T_2`, the singular values that are not zero for want
+    of columns are those of `T_1 T_2^T`, a square of the inner size.
+
+    Args:
+        left: Of shape `(rows, inner)`.
+        right: Of shape `(inner, columns)`.
+
+    Returns:
+        The `min(rows, inner, columns)` largest singular values in descending order.
+
+    Raises:
+        ValueError: If a factor has a NaN or an infinite entry.
+    """
+    shape = (left.shape[0], right.shape[1])
+    _check_finite(left, shape)
+    _check_finite(right, shape)
+    left, right = left.detach().double(), right.detach().double()
+    if left.shape[1] < left.shape[0]:
+        left = torch.linalg.qr(left, mode="r").R
+    if right.shape[0] < right.shape[1]:
+        right = torch.linalg.qr(right.T, mode="r").R.T
+    return torch.linalg.svdvals(left @ right)
+
+
+def singular_values_of_network(network: TensorNetwork) -> Tensor:
+    """Decompose the update of a tensor network, by its structure as far as that helps.
+
+    With `A_i^T = Q_i T_i` for every mode, the Kronecker product of the `Q_i` has orthonormal
+    columns, so that the network with factors `T_i^T` has the same singular values; where a rank is
+    below the size of its mode, it is a smaller matrix.
+
+    Args:
+        network: The network.
+
+    Returns:
+        The largest singular values in descending order; those that are not given are zero.
+
+    Raises:
+        ValueError: If the update has a NaN or an infinite entry.
+    """
+    core = network.core.detach()
+    wide = torch.promote_types(core.dtype, torch.float32)
+    factors = [factor.detach().to(wide) for factor in network.factors]
+    if any(rank < size for rank, size in zip(network.ranks, network.modes, strict=True)):
+        factors = [
+            torch.linalg.qr(factor.T, mode="r").R.T if factor.shape[0] < factor.shape[1] else factor
+            for factor in factors
+        ]
+    vectors = [vector.detach().to(wide) for vector in network.vectors]
+    small = TensorNetwork(core.to(wide), factors, vectors, network.out_order, network.scaling)
+    return singular_values(contract(small))
+
+
+def _check_finite(matrix: Tensor, shape: Sequence[int]) -> None:
+    if not torch.isfinite(matrix).all():
+        raise ValueError(f"the update of shape {tuple(shape)} has entries that are no number")

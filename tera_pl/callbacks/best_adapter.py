@@ -8,6 +8,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from tera_pl.callbacks.run_folder import run_folder
+from tera_pl.sharding import gather, load_trained
+from tera_pl.whole_files import whole_folder
 
 
 class BestAdapter(Callback):
@@ -24,19 +26,16 @@ class BestAdapter(Callback):
         checkpoint = trainer.checkpoint_callback
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
             path = checkpoint.best_model_path
-            _load_trained(pl_module, torch.load(path, map_location="cpu", weights_only=True))
+            best = torch.load(path, map_location="cpu", weights_only=True)
+            load_trained(pl_module, best["state_dict"])
             rank_zero_info(f"best checkpoint: {path} ({checkpoint.monitor} = {_score(checkpoint)})")
         folder = run_folder(trainer) / ("adapter" if pl_module.adapter else "model")
+        # An adapter is whole in every process; a model that is trained in parts must be gathered.
+        weights = {} if pl_module.adapter else {"state_dict": gather(pl_module.model)}
         if trainer.is_global_zero:
-            pl_module.model.save_pretrained(folder)
-            pl_module.tokenizer.save_pretrained(folder)
-
-
-def _load_trained(pl_module: Any, checkpoint: dict[str, Any]) -> None:
-    parameters = dict(pl_module.named_parameters())
-    with torch.no_grad():
-        for name, value in checkpoint["state_dict"].items():
-            parameters[name].copy_(value)
+            with whole_folder(folder) as part:
+                pl_module.model.save_pretrained(part, **weights)
+                pl_module.tokenizer.save_pretrained(part)
 
 
 def _score(checkpoint: ModelCheckpoint) -> float | None:

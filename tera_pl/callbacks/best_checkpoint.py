@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
@@ -15,6 +16,15 @@ class BestCheckpoint(ModelCheckpoint):
     Lightning forgets it if the folder is written another way than when the run started: relative
     or absolute, or moved. A worse checkpoint would then replace the best.
     """
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last state if there was no validation to save it at.
+
+        Lightning also saves it if this process has not, which is so when a run goes on from its
+        last validation: `last.ckpt` would then be another than that of a run in one go.
+        """
+        if not self.last_model_path:
+            super().on_train_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what was best, in the folder where it now lies."""

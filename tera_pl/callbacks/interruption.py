@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
-from tera_pl.stopped import RunStoppedError, how_to_go_on
+from tera_pl.stopped import DISK, RunStoppedError, how_to_go_on
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -39,8 +39,10 @@ class Interruption(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Listen no more."""
+        """Listen no more; add to an error of the disk how to go on."""
         self._restore()
+        if isinstance(exception, OSError) and exception.errno in DISK:
+            exception.add_note(how_to_go_on(trainer))
 
     def on_train_batch_end(
         self,

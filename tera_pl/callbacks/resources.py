@@ -51,6 +51,14 @@ class ResourceMonitor(Callback):
         """Log the totals."""
         self._log(trainer)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the totals of a run that goes on."""
+        return {"tokens": self._tokens, "seconds": self._seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them over."""
+        self._tokens, self._seconds = state_dict["tokens"], state_dict["seconds"]
+
     def _log(self, trainer: Trainer) -> None:
         self.summary |= {
             "train_seconds": self._seconds,

@@ -27,6 +27,7 @@ class ResultsWriter(Callback):
 
     def __init__(self) -> None:
         self._start = 0.0
+        self._validation: dict[str, float] = {}
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Start the clock."""
@@ -37,13 +38,23 @@ class ResultsWriter(Callback):
         self._write(trainer, pl_module, "fit")
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Write the scores of a validation of its own."""
+        """Remember the scores of a validation, or write them if it is one of its own."""
+        if trainer.state.fn == "fit":
+            self._validation = {k: v for k, v in _scores(trainer).items() if k.startswith("val/")}
         if trainer.state.fn == "validate":
             self._write(trainer, pl_module, "validate")
 
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the test scores."""
         self._write(trainer, pl_module, "test")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the scores of the last validation: a run that goes on may not validate again."""
+        return {"validation": self._validation}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them over."""
+        self._validation = state_dict["validation"]
 
     def _write(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         path = run_folder(trainer) / "results.json"
@@ -53,11 +64,13 @@ class ResultsWriter(Callback):
         if stage in results:
             results.setdefault("previous", []).append({stage: results[stage]})
         section = {
-            "scores": {k: float(v) for k, v in sorted(trainer.callback_metrics.items())},
+            "scores": (self._validation if stage == "fit" else {}) | _scores(trainer),
             "checkpoint": _checkpoint(trainer, stage),
             "seconds": time.perf_counter() - self._start,
             "step": trainer.global_step,
         }
+        if pl_module.changed:
+            section["changed_since_checkpoint"] = pl_module.changed
         if missing := getattr(pl_module.metric, "missing", None):
             section["missing_scores"] = missing
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -71,6 +84,10 @@ class ResultsWriter(Callback):
         }
         results["environment"] = _environment()
         write_whole(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
+def _scores(trainer: Trainer) -> dict[str, float]:
+    return {k: float(v) for k, v in sorted(trainer.callback_metrics.items())}
 
 
 def _checkpoint(trainer: Trainer, stage: str) -> dict[str, Any]:

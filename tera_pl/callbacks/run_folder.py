@@ -1,12 +1,13 @@
 """Where a run writes, and its TensorBoard writers."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
+
+from tera_pl.whole_files import open_whole
 
 
 def run_folder(trainer: Trainer) -> Path:
@@ -37,10 +38,5 @@ def write_whole(path: Path, text: str) -> None:
         path: Where to; its folder is made if needed.
         text: What.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(path.suffix + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with open_whole(path) as file:
+        file.write(text.encode("utf-8"))

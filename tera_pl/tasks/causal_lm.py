@@ -17,6 +17,7 @@ from transformers import get_scheduler
 from tera_pl.backbone import (
     Backbone,
     add_adapter,
+    describe_base,
     fingerprint_frozen,
     hold_updates,
     load_config,
@@ -25,8 +26,22 @@ from tera_pl.backbone import (
     load_tokenizer,
     release_updates,
 )
+from tera_pl.hub import check_available, find_commit
+from tera_pl.sharding import (
+    any_process,
+    average_gradients,
+    keep_from_broadcast,
+    shard_model,
+)
 from tera_pl.stopped import RunStoppedError, how_to_go_on
-from tera_pl.tasks.checkpoint import check_checkpoint, describe_adapter, describe_optimizer
+from tera_pl.tasks.checkpoint import change_optimizer, check_checkpoint
+from tera_pl.tasks.description import (
+    describe_adapter,
+    describe_data,
+    describe_optimizer,
+    describe_tokenizer,
+    describe_training,
+)
 
 Batch = Mapping[str, Any]
 Predictions = dict[str, list[dict[str, Any]]]
@@ -101,6 +116,8 @@ class CausalLMTask(LightningModule):
             the loss alone.
         generate_in_validation: Whether validation scores generated answers too, or the test alone.
         skip_nonfinite_loss: Pass over a batch whose loss is NaN or infinite instead of stopping.
+        allow_changed: Settings in which a checkpoint may differ from this run, by the names that
+            the error about them prints, for example `data.encoding.template`.
     """
 
     # A PeftModel, or a PreTrainedModel without an adapter; made in `configure_model`.
@@ -109,7 +126,7 @@ class CausalLMTask(LightningModule):
     metric: Any
     spec: dict[str, Any]
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a key of the YAML
         self,
         backbone: Backbone,
         adapter: PeftConfig | None,
@@ -121,6 +138,7 @@ class CausalLMTask(LightningModule):
         metric: Metric | None = None,
         generate_in_validation: bool = True,
         skip_nonfinite_loss: bool = False,
+        allow_changed: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -131,6 +149,9 @@ class CausalLMTask(LightningModule):
         self.metric = metric
         self.generate_in_validation = generate_in_validation
         self.skip_nonfinite_loss = skip_nonfinite_loss
+        self.allow_changed = allow_changed
+        # What a loaded checkpoint had otherwise, by name.
+        self.changed: list[str] = []
         # The checkpoint holds a part of the state dict; `check_checkpoint` is the strict test.
         self.strict_loading = False
 
@@ -140,6 +161,10 @@ class CausalLMTask(LightningModule):
         if self.metric is not None and self.generate_in_validation:
             names |= {f"val/{name}" for name in self.metric.names()}
         return names
+
+    def prepare_data(self) -> None:
+        """Look for the backbone before anything is read."""
+        check_available(self.backbone.path, self.backbone.revision)
 
     def setup(self, stage: str) -> None:
         """Check configuration and adapter against the architecture, without any weights."""
@@ -159,7 +184,8 @@ class CausalLMTask(LightningModule):
             return
         model = load_model(self.backbone)
         if self.adapter is not None:
-            model = add_adapter(model, self.adapter)
+            base = (self.backbone.path, self.backbone.revision)
+            model = add_adapter(model, self.adapter, find_commit(*base) or base[1])
         if self.backbone.gradient_checkpointing:
             model.enable_input_require_grads()
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -167,13 +193,19 @@ class CausalLMTask(LightningModule):
         self.model = model.train()
         self.spec = {
             "adapter": describe_adapter(model, self.adapter),
-            "backbone": {
-                "dtype": self.backbone.dtype,
-                "frozen_weights_sha256": fingerprint_frozen(model),
-            },
+            "backbone": describe_base(self.backbone)
+            | {"frozen_weights_sha256": fingerprint_frozen(model)},
+            "tokenizer": describe_tokenizer(self.tokenizer),
             "optimizer": describe_optimizer(self.optimizer),
             "schedule": asdict(self.schedule),
         }
+        if self._trainer is not None:
+            self.spec["data"] = describe_data(self._trainer)
+            self.spec["training"] = describe_training(self._trainer)
+        if self.device_mesh is None:
+            keep_from_broadcast(self)
+        else:
+            shard_model(model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         """Optimize the trained tensors only."""
@@ -192,6 +224,11 @@ class CausalLMTask(LightningModule):
     def on_fit_start(self) -> None:
         """Remember the run's seed."""
         self._seed = torch.initial_seed()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Average what a process of FSDP2 has found alone."""
+        if self.device_mesh is not None:
+            average_gradients(self.parameters(), self.device_mesh["data_parallel"])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make what is random in a step, dropout, a function of seed and place in the run.
@@ -228,6 +265,7 @@ class CausalLMTask(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
         """Generate answers."""
+        self._run_along(busy=True)
         return self._judge(batch, self.generate(batch))
 
     def on_validation_epoch_start(self) -> None:
@@ -236,6 +274,7 @@ class CausalLMTask(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the epoch."""
+        self._run_along("val")
         release_updates(self.model)
         self._log_scores("val")
 
@@ -245,6 +284,7 @@ class CausalLMTask(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of the epoch."""
+        self._run_along("test")
         release_updates(self.model)
         self._log_scores("test")
 
@@ -254,6 +294,7 @@ class CausalLMTask(LightningModule):
 
     def on_predict_epoch_end(self) -> None:
         """Forget them."""
+        self._run_along("predict")
         release_updates(self.model)
 
     @torch.no_grad()
@@ -281,6 +322,8 @@ class CausalLMTask(LightningModule):
             eos_token_id=eos,
             # Fills rows that have ended; those tokens are cut off below.
             pad_token_id=eos,
+            # Layers in parts are gathered by all processes together: none may stop before others.
+            synced_gpus=self.device_mesh is not None,
             **self.generation.settings(),
             **early,
         )
@@ -300,7 +343,15 @@ class CausalLMTask(LightningModule):
         """Refuse a checkpoint that was not made for this model."""
         resuming = self.trainer.state.fn == "fit"
         shapes = {n: tuple(p.shape) for n, p in self.named_parameters() if p.requires_grad}
-        check_checkpoint(checkpoint, self.spec, shapes, resuming=resuming)
+        self.changed = check_checkpoint(
+            checkpoint, self.spec, shapes, resuming=resuming, allow_changed=self.allow_changed
+        )
+        if self.changed:
+            rank_zero_warn(f"other than in the checkpoint, as allowed: {', '.join(self.changed)}")
+        if resuming:
+            settings = self.spec["optimizer"].items()
+            new = {key: value for key, value in settings if f"optimizer.{key}" in self.changed}
+            change_optimizer(checkpoint, new)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, int]:
         """Mean cross-entropy in nats over the supervised tokens, and how many there are."""
@@ -320,7 +371,23 @@ class CausalLMTask(LightningModule):
             raise RunStoppedError(f"{told}; {how_to_go_on(self.trainer)}")
         rank_zero_warn(f"{told}: batch skipped")
 
+    def _run_along(self, stage: str = "", *, busy: bool = False) -> None:
+        """Tell that this process has a batch, or else run along while others have one.
+
+        Layers in parts are gathered by all processes together, and one may have a batch less.
+        """
+        if self.device_mesh is None:
+            return
+        while any_process(busy, self.device) and not busy:
+            ids = torch.full((1, 2), self.tokenizer.eos_token_id, device=self.device)
+            mask = torch.ones_like(ids)
+            if stage != "predict":
+                self.model(input_ids=ids, attention_mask=mask)
+            if stage == "predict" or self._scores(stage):
+                self.generate({"prompt_input_ids": ids, "prompt_attention_mask": mask})
+
     def _evaluate(self, batch: Batch, stage: str) -> Predictions:
+        self._run_along(busy=True)
         loss, num_tokens = self._loss(batch)
         self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=num_tokens, sync_dist=True)
         if not self._scores(stage):

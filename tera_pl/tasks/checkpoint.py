@@ -1,50 +1,16 @@
-"""What a checkpoint was made for, and whether it fits this run."""
+"""Whether a checkpoint fits this run."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-import torch
-from peft import PeftConfig
-from torch import nn
-
-# Written by PEFT itself, or moved with a folder: no property of the adapter.
-VOLATILE = {"peft_version", "inference_mode", "base_model_name_or_path", "auto_mapping", "revision"}
-
-
-def describe_adapter(model: Any, adapter: PeftConfig | None) -> dict[str, Any] | None:
-    """Give the settings of an adapter as plain values.
-
-    Args:
-        model: The adapted model, whose own copy of the settings is complete (hashes, resolved
-            targets).
-        adapter: The settings that were asked for, or null for none.
-
-    Returns:
-        Settings by name, or null without an adapter.
-    """
-    if adapter is None:
-        return None
-    settings = model.peft_config["default"].to_dict()
-    kept = {key: value for key, value in settings.items() if key not in VOLATILE}
-    # What JSON can carry, a weights-only load can read.
-    return json.loads(
-        json.dumps(kept, default=lambda v: sorted(v) if isinstance(v, set) else str(v))
-    )
-
-
-def describe_optimizer(optimizer: Callable[..., torch.optim.Optimizer]) -> dict[str, Any]:
-    """Give class and settings of the optimizer that a callable builds.
-
-    Args:
-        optimizer: Builds an optimizer from parameters.
-
-    Returns:
-        The class name and every setting that is a plain value.
-    """
-    built = optimizer([nn.Parameter(torch.zeros(1))])
-    settings = {k: v for k, v in built.defaults.items() if isinstance(v, bool | int | float | str)}
-    return {"class": type(built).__name__, **settings}
+SECTIONS = ("adapter", "backbone", "data", "tokenizer")
+# What training goes on with: its state comes from the checkpoint and would silently win.
+RESUMED_SECTIONS = ("optimizer", "schedule", "training")
+# A base may move; what it is, config and weights tell.
+TOLD = ("backbone.path", "backbone.revision", "backbone.commit", "backbone.config_sha256")
+# The state of one class of optimizer is nothing to another.
+FIXED = {"optimizer.class"}
 
 
 def check_checkpoint(
@@ -53,18 +19,25 @@ def check_checkpoint(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     resuming: bool,
-) -> None:
+    allow_changed: Collection[str] = (),
+) -> list[str]:
     """Refuse a checkpoint whose settings or tensors differ from those of this run.
 
     Args:
         checkpoint: The loaded checkpoint.
-        spec: What this run would write beside its tensors.
+        spec: What this run would write beside its tensors. A section that it lacks is not
+            compared.
         shapes: Shape of each trained tensor of this run by name.
-        resuming: Whether training goes on; then optimizer and schedule must agree as well,
-            because their state comes from the checkpoint and would silently win.
+        resuming: Whether training goes on; then optimizer, schedule and what else the steps
+            depend on must agree as well.
+        allow_changed: Names of settings that may differ, as the error prints them.
+
+    Returns:
+        What differs and is allowed to: its names.
 
     Raises:
-        ValueError: If anything differs, naming each key with both values.
+        ValueError: If anything else differs, naming each key with both values, or if an allowed
+            name is no setting at all.
     """
     found = checkpoint.get("tera_pl")
     if found is None:
@@ -72,20 +45,80 @@ def check_checkpoint(
             "ckpt_path: this checkpoint carries no description of its adapter: it was not written "
             "by this framework's tasks"
         )
-    sections = [*(["optimizer", "schedule"] if resuming else []), "backbone", "adapter"]
-    theirs = dict(_flatten({key: found.get(key) for key in sections}))
-    ours = dict(_flatten({key: spec[key] for key in sections}))
-    differences = [
-        f"{key} is {theirs.get(key)!r} in the checkpoint and {ours.get(key)!r} in this run"
-        for key in sorted(theirs.keys() | ours.keys())
-        if theirs.get(key) != ours.get(key)
-    ]
-    if differences:
+    sections = [*(RESUMED_SECTIONS if resuming else ()), *SECTIONS]
+    sections = [section for section in sections if section in spec]
+    if missing := [section for section in sections if section not in found]:
         raise ValueError(
-            f"ckpt_path: the checkpoint was made with other settings: {'; '.join(differences)}: "
-            "use the config.yaml of that run, or start a new one"
+            f"ckpt_path: the checkpoint's description has no section {', '.join(missing)}: it was "
+            "written by an older version: load it with that one, or train again"
         )
+    theirs, ours = dict(_flatten(found)), dict(_flatten(spec))
+    _check_names(allow_changed, theirs.keys() | ours.keys())
+    differing = [
+        key
+        for key in sorted(theirs.keys() | ours.keys())
+        if key.partition(".")[0] in sections and theirs.get(key) != ours.get(key)
+    ]
+    compared = [key for key in differing if key not in TOLD]
+    if refused := [key for key in compared if key not in set(allow_changed) - FIXED]:
+        told = [key for key in differing if key in TOLD] if _is_base(refused) else []
+        raise ValueError(_describe(refused, told, theirs, ours))
     _check_shapes({k: tuple(v.shape) for k, v in checkpoint["state_dict"].items()}, shapes)
+    return compared
+
+
+def change_optimizer(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Put settings of this run into the optimizer's state of a checkpoint, which would win.
+
+    A learning rate scales what the schedule has made of it.
+
+    Args:
+        checkpoint: The loaded checkpoint; changed in place.
+        settings: New values by name, `lr` for example.
+    """
+    for state in checkpoint["optimizer_states"]:
+        for group in state["param_groups"]:
+            for name, value in settings.items():
+                if name == "lr":
+                    group["lr"] *= value / group.get("initial_lr", group["lr"])
+                    group["initial_lr"] = value
+                else:
+                    group[name] = tuple(value) if isinstance(value, list) else value
+    if "lr" in settings:
+        for state in checkpoint["lr_schedulers"]:
+            state["base_lrs"] = [settings["lr"]] * len(state["base_lrs"])
+
+
+def _check_names(names: Collection[str], known: Collection[str]) -> None:
+    for name in names:
+        if name in FIXED:
+            raise ValueError(f"model.init_args.allow_changed: {name} cannot be changed")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1) or ["data.encoding.template"]
+            raise ValueError(
+                f"model.init_args.allow_changed: there is no setting {name!r} in the checkpoint "
+                f"or in this run: expected a name like {near[0]!r}"
+            )
+
+
+def _is_base(keys: Collection[str]) -> bool:
+    return any(key.startswith("backbone.") for key in keys)
+
+
+def _describe(
+    refused: list[str], told: list[str], theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> str:
+    def both(keys: list[str]) -> str:
+        return "; ".join(
+            f"{key} is {theirs.get(key)!r} in the checkpoint and {ours.get(key)!r} in this run"
+            for key in keys
+        )
+
+    return (
+        f"ckpt_path: the checkpoint was made with other settings: {both(refused)}: use the "
+        "config.yaml of that run, start a new one, or name what is meant to differ in "
+        "model.init_args.allow_changed" + (f" (also: {both(told)})" if told else "")
+    )
 
 
 def _check_shapes(

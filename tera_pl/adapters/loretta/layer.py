@@ -66,8 +66,20 @@ class LorettaLayer(AdapterLayer):
             The update in float32, or float64 for cores of that type; also for a `Conv1D`, whose
             own weight is the transpose.
         """
+        left, right = self.get_delta_factors(adapter_name)
+        return left @ right
+
+    def get_delta_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Give the two factors whose product is the update of an adapter.
+
+        Args:
+            adapter_name: Its name.
+
+        Returns:
+            (alpha / r) B^T of shape `(out_features, r)` and A^T of shape `(r, in_features)`.
+        """
         first, second = self._factors(adapter_name)
-        return self._scaling(adapter_name) * (first @ second).T
+        return self._scaling(adapter_name) * second.T, first.T
 
     def _update(self, adapter_name: str, x: Tensor) -> Tensor:
         first, second = self._factors(adapter_name)

@@ -81,9 +81,21 @@ class LotrLayer(AdapterLayer):
             The update in float32, or float64 for factors of that type; also for a `Conv1D`, whose
             own weight is the transpose.
         """
+        left, right = self.get_delta_factors(adapter_name)
+        return left @ right
+
+    def get_delta_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
+        """Give the two factors whose product is the update of an adapter.
+
+        Args:
+            adapter_name: Its name.
+
+        Returns:
+            (alpha / r) L M of shape `(out_features, r)` and R of shape `(r, in_features)`.
+        """
         left, core, right = self._tensor_train(adapter_name)
         wide = torch.promote_types(core.dtype, torch.float32)
-        return left.to(wide) @ core.to(wide) @ right.to(wide)
+        return left.to(wide) @ core.to(wide), right.to(wide)
 
     def _update(self, adapter_name: str, x: Tensor) -> Tensor:
         left, core, right = self._tensor_train(adapter_name)

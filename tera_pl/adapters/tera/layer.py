@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
@@ -145,8 +146,10 @@ class TeraLayer(AdapterLayer):
             return
         with torch.no_grad():
             delta = self.get_delta_weight(names[0])
-            if self._is_plain(names[0]) and self.base_layer.weight.element_size() >= 4:
-                weight = self.base_layer.weight
+            weight = self.base_layer.weight
+            # A weight that several processes share is whole only while the layer computes.
+            shared = isinstance(weight, DTensor)
+            if self._is_plain(names[0]) and not shared and weight.element_size() >= 4:
                 self._held_weight = (names[0], weight + delta.to(weight.dtype))
             else:
                 core = self.get_tensor_network(names[0]).core

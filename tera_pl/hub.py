@@ -1,0 +1,87 @@
+"""Whether a model of the Hub can be had, told before minutes of retries."""
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+PATIENCE_S = 5
+
+
+def check_available(path: str, revision: str | None) -> None:
+    """Refuse a model that is neither on this machine nor, as it seems, to be had from the Hub.
+
+    Args:
+        path: A folder, or the id of a model on the Hub.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: If `path` is neither, or if the Hub is needed and does not answer.
+    """
+    if Path(path).is_dir():
+        return
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        raise ValueError(
+            f"model.backbone.path: no folder {path!r}: expected a folder in the Hugging Face "
+            "format, or the id of a model on the Hub"
+        ) from None
+    if isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
+        return
+    if reason := _why_unreachable():
+        named = f"{path}@{revision}" if revision else path
+        raise ValueError(
+            f"model.backbone.path: there is no folder {path!r}, {named} is not in the "
+            f"cache {constants.HF_HUB_CACHE}, and {reason}: {how_to_download(path, revision)}"
+        )
+
+
+def find_commit(path: str, revision: str | None) -> str | None:
+    """Give the commit of a Hub's model that this machine has for a revision.
+
+    Args:
+        path: A folder, or the id of a model on the Hub, loaded before.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        Forty hexadecimal digits, or null for a folder.
+    """
+    if Path(path).is_dir():
+        return None
+    file = try_to_load_from_cache(path, "config.json", revision=revision)
+    # snapshots/<commit>/config.json
+    return Path(file).parent.name if isinstance(file, str) else None
+
+
+def how_to_download(path: str, revision: str | None) -> str:
+    """Tell how to get a model to a machine without a network.
+
+    Args:
+        path: Id of the model.
+        revision: Branch, tag or commit.
+
+    Returns:
+        Half a sentence.
+    """
+    pinned = f" --revision {revision}" if revision else ""
+    return (
+        f"download it where there is a network (hf download {path}{pinned}), or set "
+        "model.init_args.backbone.path to a folder"
+    )
+
+
+def _why_unreachable() -> str | None:
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=PATIENCE_S).close()
+    except urllib.error.HTTPError:
+        return None  # an answer all the same
+    except OSError as error:
+        return f"{constants.ENDPOINT} does not answer ({getattr(error, 'reason', error)})"
+    return None
