@@ -131,5 +131,5 @@ def test_longer_training_is_let_in_by_name_with_its_own_schedule(again, tmp_path
 
 
 def test_name_that_is_no_setting_is_a_mistake(again, capfd):
-    assert again("test", f'{ALLOW}=["data.encoding.form"]') == 2
+    assert again("test", f'{ALLOW}=["data.encoding.templates"]') == 2
     assert "like 'data.encoding.template'" in capfd.readouterr().err.splitlines()[-1]
