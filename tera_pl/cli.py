@@ -189,15 +189,27 @@ def guard(run: Callable[[], int]) -> int:
     except OSError as error:
         if os.environ.get("TERA_PL_DEBUG") or not _is_disk(error):
             raise
-        # The notes are those of `Interruption`: how to go on.
-        told = [describe_disk(error), *getattr(error, "__notes__", [])]
-        return _tell("stopped", "; ".join(told), 1)
+        return _tell("stopped", _describe_stop(error), 1)
     except (ValueError, MisconfigurationException) as error:
         if os.environ.get("TERA_PL_DEBUG") or not is_mistake(error):
             raise
         return _tell("error", str(error), 2)
     finally:
         threading.excepthook = before
+
+
+def _describe_stop(error: BaseException) -> str:
+    """Tell what stopped the run first: closing TensorBoard on a full disk fails once more."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RunStoppedError):
+            return str(cause)
+        # The notes are those of `Interruption`: how to go on.
+        if isinstance(cause, OSError) and hasattr(cause, "__notes__"):
+            return "; ".join([describe_disk(cause), *cause.__notes__])
+        cause = cause.__context__
+    assert isinstance(error, OSError)
+    return describe_disk(error)
 
 
 def _is_disk(error: BaseException | None) -> bool:

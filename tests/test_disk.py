@@ -4,13 +4,15 @@ The limit of the process on the size of a file stands for the disk: writing fail
 the middle of a file, TensorBoard's and all others included.
 """
 
+import errno
 import resource
 
 import pytest
 import torch
 
 from tera_pl.checkpoint_io import WholeCheckpointIO
-from tera_pl.cli import main
+from tera_pl.cli import guard, main
+from tera_pl.stopped import RunStoppedError
 
 
 @pytest.fixture
@@ -68,3 +70,14 @@ def test_run_stops_and_goes_on_to_the_same_bits(
     assert whole["state_dict"].keys() == resumed["state_dict"].keys()
     for name, value in whole["state_dict"].items():
         assert torch.equal(resumed["state_dict"][name], value)
+
+
+def test_what_stopped_the_run_is_told_though_closing_its_files_fails_too(capsys):
+    def run():
+        try:
+            raise RunStoppedError("no room; to go on: this")
+        finally:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert guard(run) == 1
+    assert capsys.readouterr().err == "stopped: no room; to go on: this\n"
