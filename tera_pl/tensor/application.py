@@ -7,7 +7,6 @@ rounded to the type of the products once, afterwards, as mixed-precision trainin
 weight, and their gradients are summed in float32.
 """
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.amp.autocast_mode import is_autocast_available
 from torch.nn import functional as F
 
-from tera_pl.tensor.compute import Compute, choose_compute, kron_cost
+from tera_pl.tensor.compute import Compute, choose_compute, core_gradient_costs
 from tera_pl.tensor.network import TensorNetwork, build_update, kron_matmul, transposed
 
 
@@ -88,7 +87,7 @@ class _Factored(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(rows, left, right)
         ctx.network = network
-        network = _cast(network, rows.dtype)
+        network = network.cast(rows.dtype)
         with _no_autocast(rows):
             inner = kron_matmul(rows, transposed(network.in_factors))
             inner = (inner * right).to(rows.dtype) @ network.unfolded_core().T
@@ -98,7 +97,7 @@ class _Factored(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
         rows, left, right = ctx.saved_tensors
-        network, dtype = _cast(ctx.network, rows.dtype), rows.dtype
+        network, dtype = ctx.network.cast(rows.dtype), rows.dtype
         core = network.unfolded_core()
         grad_left = grad_right = grad_rows = None
         with _no_autocast(rows):
@@ -123,7 +122,7 @@ class _Materialised(torch.autograd.Function):
         ctx.save_for_backward(rows, left, right)
         ctx.network = network
         with _no_autocast(rows):
-            return rows @ build_update(_cast(network, rows.dtype), left, right).T
+            return rows @ build_update(network.cast(rows.dtype), left, right).T
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -131,7 +130,7 @@ class _Materialised(torch.autograd.Function):
         rows, left, right = ctx.saved_tensors
         with _no_autocast(rows):
             grad, grad_rows = grad.to(rows.dtype), None
-            network = _cast(ctx.network, rows.dtype)
+            network = ctx.network.cast(rows.dtype)
             grads = _diagonal_grads(ctx, network, rows, grad, left, right)
             if ctx.needs_input_grad[0]:
                 grad_rows = grad @ build_update(network, left, right)
@@ -155,13 +154,13 @@ class _FusedLinear(torch.autograd.Function):
         ctx.network, ctx.weight = network, weight
         # The same kernel and memory layout as the frozen layer's own: with an update of zero the
         # output is the same to the bit.
-        return F.linear(rows, weight + build_update(_cast(network, rows.dtype), left, right), bias)
+        return F.linear(rows, weight + build_update(network.cast(rows.dtype), left, right), bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
         rows, left, right = ctx.saved_tensors
-        network, grad_rows = _cast(ctx.network, rows.dtype), None
+        network, grad_rows = ctx.network.cast(rows.dtype), None
         grads = _diagonal_grads(ctx, network, rows, grad, left, right)
         if ctx.needs_input_grad[0]:
             grad_rows = grad @ (ctx.weight + build_update(network, left, right))
@@ -175,24 +174,15 @@ def _diagonal_grads(
     if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
         return None, None
     to_in, to_out = transposed(network.in_factors), transposed(network.out_factors)
-    if _weight_first(network, len(rows)):
+    modes, ranks, out_order, identity = network.product_shape()
+    weight_first, rows_first = core_gradient_costs(modes, ranks, out_order, len(rows), identity)
+    if weight_first < rows_first:
         product = kron_matmul(grad.T @ rows, to_in)
         product = kron_matmul(product.T, to_out).T
     else:
         product = kron_matmul(grad, to_out).T @ kron_matmul(rows, to_in)
     weighted = product.to(left.dtype) * network.unfolded_core().to(left.dtype)
     return weighted @ right, weighted.T @ left
-
-
-def _weight_first(network: TensorNetwork, tokens: int) -> bool:
-    """Whether `L^T (g^T x) M^T` costs less than `(g L)^T (x M^T)`."""
-    ranks, k = network.ranks, network.out_order
-    core = network.unfolded_core()
-    cost_in = kron_cost(network.modes[k:], ranks[k:])
-    cost_out = kron_cost(network.modes[:k], ranks[:k])
-    weight = tokens * network.out_features * network.in_features
-    weight += network.out_features * cost_in + core.shape[1] * cost_out
-    return weight < tokens * (cost_in + cost_out + core.numel())
 
 
 def _refuse_second_derivative() -> None:
@@ -220,22 +210,11 @@ def _rows(network: TensorNetwork, inputs: Tensor) -> Tensor:
 
 def _way(network: TensorNetwork, rows: Tensor, compute: str, *, fused: bool) -> str:
     if compute == "auto":
-        return choose_compute(
-            network.modes, network.ranks, network.out_order, len(rows), fused=fused
-        )
+        modes, ranks, out_order, identity = network.product_shape()
+        return choose_compute(modes, ranks, out_order, len(rows), fused=fused, identity=identity)
     if compute not in {"factored", "materialised"}:
         raise ValueError(f"compute is {compute!r}: expected auto, factored or materialised")
     return compute
-
-
-def _cast(network: TensorNetwork, dtype: torch.dtype) -> TensorNetwork:
-    """Give the network with core and factors in the type of the products; no copy if they are."""
-    if network.core.dtype == dtype:
-        return network
-    factors: Sequence[Tensor] = [factor.to(dtype) for factor in network.factors]
-    return TensorNetwork(
-        network.core.to(dtype), factors, network.vectors, network.out_order, network.scaling
-    )
 
 
 def _no_autocast(rows: Tensor) -> AbstractContextManager[Any]:

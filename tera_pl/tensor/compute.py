@@ -1,18 +1,19 @@
 """Which of the two ways to use a tensor network is cheaper."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 Compute = Literal["auto", "factored", "materialised"]
 
 
-def kron_cost(sizes: Sequence[int], ranks: Sequence[int]) -> int:
+def kron_cost(sizes: Sequence[int], ranks: Sequence[int], identity: Collection[int] = ()) -> int:
     """Count multiply-adds of one row times a Kronecker product, applied mode by mode.
 
     Args:
         sizes: Sizes `a_i` of the row's modes.
         ranks: Sizes `b_i` they become, in the same order.
+        identity: Positions of the modes whose matrix is the identity, which cost nothing.
 
     Returns:
         The number of multiply-adds per row.
@@ -24,12 +25,18 @@ def kron_cost(sizes: Sequence[int], ranks: Sequence[int]) -> int:
         (16777216, 524288)
     """
     cost = 0
-    for mode in range(len(sizes)):
+    for mode in set(range(len(sizes))) - set(identity):
         cost += math.prod(ranks[: mode + 1]) * math.prod(sizes[mode:])
     return cost
 
 
-def factored_cost(modes: Sequence[int], ranks: Sequence[int], out_order: int, tokens: int) -> int:
+def factored_cost(
+    modes: Sequence[int],
+    ranks: Sequence[int],
+    out_order: int,
+    tokens: int,
+    identity: Collection[int] = (),
+) -> int:
     """Count multiply-adds of a forward and backward by way of the activations.
 
     Forward applies M, the core and L; backward goes back through all three, and forward again up
@@ -40,16 +47,23 @@ def factored_cost(modes: Sequence[int], ranks: Sequence[int], out_order: int, to
         ranks: Ranks of all modes.
         out_order: Number of out modes.
         tokens: Number of rows of the input.
+        identity: Modes whose factor is the identity.
 
     Returns:
         The number of multiply-adds on top of the frozen layer.
     """
-    cost_in, cost_core, cost_out = _costs(modes, ranks, out_order)
+    cost_in, cost_core, cost_out = _costs(modes, ranks, out_order, identity)
     return tokens * (3 * cost_in + 3 * cost_core + 2 * cost_out)
 
 
 def materialised_cost(
-    modes: Sequence[int], ranks: Sequence[int], out_order: int, tokens: int, *, fused: bool
+    modes: Sequence[int],
+    ranks: Sequence[int],
+    out_order: int,
+    tokens: int,
+    *,
+    fused: bool,
+    identity: Collection[int] = (),
 ) -> int:
     """Count multiply-adds of a forward and backward by way of the update itself.
 
@@ -63,17 +77,42 @@ def materialised_cost(
         out_order: Number of out modes.
         tokens: Number of rows of the input.
         fused: Whether one product with the sum of weight and update replaces the layer's own.
+        identity: Modes whose factor is the identity.
 
     Returns:
         The number of multiply-adds on top of the frozen layer.
     """
     out_features, in_features = math.prod(modes[:out_order]), math.prod(modes[out_order:])
-    cost_in, _, cost_out = _costs(modes, ranks, out_order)
+    cost_in, _, cost_out = _costs(modes, ranks, out_order, identity)
     build = math.prod(ranks[:out_order]) * cost_in + in_features * cost_out
-    dense = tokens * out_features * in_features
-    through_weight = dense + out_features * cost_in + math.prod(ranks[out_order:]) * cost_out
-    through_rows = tokens * (cost_in + cost_out + math.prod(ranks))
-    return 2 * build + min(through_weight, through_rows) + (0 if fused else 2 * dense)
+    gradient = min(core_gradient_costs(modes, ranks, out_order, tokens, identity))
+    return 2 * build + gradient + (0 if fused else 2 * tokens * out_features * in_features)
+
+
+def core_gradient_costs(
+    modes: Sequence[int],
+    ranks: Sequence[int],
+    out_order: int,
+    tokens: int,
+    identity: Collection[int] = (),
+) -> tuple[int, int]:
+    """Count multiply-adds of both ways from input `x` and gradient `g` to that of the core.
+
+    Args:
+        modes: Sizes of all modes.
+        ranks: Ranks of all modes.
+        out_order: Number of out modes.
+        tokens: Number of rows of the input.
+        identity: Modes whose factor is the identity.
+
+    Returns:
+        The numbers of multiply-adds of `L^T (g^T x) M^T` and of `(g L)^T (x M^T)`.
+    """
+    out_features, in_features = math.prod(modes[:out_order]), math.prod(modes[out_order:])
+    cost_in, cost_core, cost_out = _costs(modes, ranks, out_order, identity)
+    weight_first = tokens * out_features * in_features
+    weight_first += out_features * cost_in + math.prod(ranks[out_order:]) * cost_out
+    return weight_first, tokens * (cost_in + cost_out + cost_core)
 
 
 def choose_compute(
@@ -83,6 +122,7 @@ def choose_compute(
     tokens: int,
     *,
     fused: bool,
+    identity: Collection[int] = (),
 ) -> Literal["factored", "materialised"]:
     """Pick the way with fewer multiply-adds for forward and backward together.
 
@@ -92,6 +132,7 @@ def choose_compute(
         out_order: Number of out modes.
         tokens: Number of rows of the input.
         fused: As in `materialised_cost`.
+        identity: Modes whose factor is the identity.
 
     Returns:
         The cheaper way; `factored`, which needs less memory, if they cost the same.
@@ -103,13 +144,19 @@ def choose_compute(
         >>> choose_compute(tokens=1024, **shape), choose_compute(tokens=8192, **shape)
         ('factored', 'materialised')
     """
-    factored = factored_cost(modes, ranks, out_order, tokens)
-    materialised = materialised_cost(modes, ranks, out_order, tokens, fused=fused)
+    factored = factored_cost(modes, ranks, out_order, tokens, identity)
+    materialised = materialised_cost(
+        modes, ranks, out_order, tokens, fused=fused, identity=identity
+    )
     return "factored" if factored <= materialised else "materialised"
 
 
-def _costs(modes: Sequence[int], ranks: Sequence[int], out_order: int) -> tuple[int, int, int]:
+def _costs(
+    modes: Sequence[int], ranks: Sequence[int], out_order: int, identity: Collection[int]
+) -> tuple[int, int, int]:
     """Multiply-adds per token of M, of the core and of L."""
-    cost_in = kron_cost(modes[out_order:], ranks[out_order:])
-    cost_out = kron_cost(ranks[:out_order], modes[:out_order])
+    out_identity = [mode for mode in identity if mode < out_order]
+    in_identity = [mode - out_order for mode in identity if mode >= out_order]
+    cost_in = kron_cost(modes[out_order:], ranks[out_order:], in_identity)
+    cost_out = kron_cost(ranks[:out_order], modes[:out_order], out_identity)
     return cost_in, math.prod(ranks), cost_out

@@ -15,17 +15,19 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from tera_pl.tensor.modes import plan_modes
 from tera_pl.tensor.streams import kac_rotation, normal, rademacher, uniform
 
 SCHEME = 1
 
 CoreInit = Literal["normal", "uniform", "rademacher", "orthogonal"]
-FactorInit = Literal["normal", "uniform", "rademacher", "orthogonal", "identity"]
+FactorInit = Literal["normal", "uniform", "rademacher", "orthogonal", "identity", "kronecker"]
 
 
 @dataclass(frozen=True)
@@ -120,16 +122,50 @@ def draw(key: FrozenKey) -> Tensor:
     scale = math.sqrt(key.variance)
     if key.distribution == "identity" and key.role != "core":
         return torch.eye(*key.shape, device="cpu", dtype=torch.float32)
+    parts = draw_parts(key)
+    if parts is not None:
+        return reduce(torch.kron, parts)
     if key.distribution == "orthogonal":
         return (_orthogonal(key) * scale).float()
     samplers = {"normal": normal, "uniform": uniform, "rademacher": rademacher}
     if key.distribution not in samplers:
         raise ValueError(
             f"{key.role} cannot be {key.distribution!r}: expected {', '.join(samplers)} or "
-            f"orthogonal{'' if key.role == 'core' else ' or identity'}"
+            f"orthogonal{'' if key.role == 'core' else ', identity or kronecker'}"
         )
     pieces = samplers[key.distribution](key.text, math.prod(key.shape))
     return torch.cat([(piece * scale).float() for piece in pieces]).reshape(key.shape)
+
+
+def draw_parts(key: FrozenKey) -> list[Tensor] | None:
+    """Draw the matrices whose Kronecker product a `kronecker` factor is.
+
+    Args:
+        key: What they depend on.
+
+    Returns:
+        Two orthogonal matrices of the most balanced sizes, or one where the size is prime, scaled
+        to the variance of the key, in float32 on the CPU; null for any other distribution.
+
+    Raises:
+        ValueError: If the rank is below the size.
+    """
+    if key.distribution != "kronecker" or key.role == "core":
+        return None
+    rank, size = key.shape
+    if rank != size:
+        raise ValueError(
+            f"a kronecker factor of a mode of {size} has rank {rank}: expected {size}; ranks below "
+            "the sizes need another factor_init"
+        )
+    is_prime = all(size % divisor for divisor in range(2, math.isqrt(size) + 1))
+    sizes = plan_modes(size, 1 if is_prime else 2)
+    # Entries of a rotation times the square root of its size have unit variance.
+    scale = key.variance ** (0.5 / len(sizes))
+    return [
+        (kac_rotation(f"{key.text}#part{index}", part) * (math.sqrt(part) * scale)).float()
+        for index, part in enumerate(sizes)
+    ]
 
 
 def _orthogonal(key: FrozenKey) -> Tensor:
@@ -185,3 +221,34 @@ class FrozenTensor(nn.Module):
             self.digest = digest(drawn)
             value = drawn.to(device=device, dtype=dtype)
         self.register_buffer("value", value, persistent=False)
+        is_identity = key.distribution == "identity" and key.shape[0] == key.shape[1]
+        is_meta = device.type == "meta"
+        parts = () if is_identity else None if is_meta else draw_parts(key)
+        self._num_parts = None if parts is None else len(parts)
+        for index, part in enumerate(parts or ()):
+            moved = part.to(device=device, dtype=dtype)
+            self.register_buffer(f"part{index}", moved, persistent=False)
+
+    def parts(self) -> tuple[Tensor, ...] | None:
+        """Give the matrices whose Kronecker product the tensor is: none for the identity.
+
+        Returns:
+            Matrices to use in the place of the tensor, which saves most of its products, or null
+            if it has no such structure.
+        """
+        if self._num_parts is None:
+            return None
+        return tuple(getattr(self, f"part{index}") for index in range(self._num_parts))
+
+    def replace(self, value: Tensor) -> None:
+        """Take another value, from a file.
+
+        Args:
+            value: Of the same shape; copied, for a view of a mapped file lies at any address, and
+                products differ in their last bits with the alignment.
+        """
+        found = digest(value)
+        if found != self.digest:
+            self._num_parts = None
+        self.value = value.to(self.value, copy=True)
+        self.digest = found

@@ -15,8 +15,8 @@ Notation, as in the paper (Gu et al., arXiv 2509.03234, Eq. 5 and 6), modes coun
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class TensorNetwork:
         vectors: One vector of shape `(R_i,)` per mode.
         out_order: Number of leading modes that make the output dimension, in `[1, N)`.
         scaling: Multiplies the update.
+        parts: For some modes the matrices whose Kronecker product the factor is; none for the
+            identity. Products go through them.
 
     Raises:
         ValueError: If numbers or shapes disagree, naming the mode.
@@ -42,6 +44,7 @@ class TensorNetwork:
     vectors: Sequence[Tensor]
     out_order: int
     scaling: float = 1.0
+    parts: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not len(self.factors) == len(self.vectors) == self.core.ndim:
@@ -74,14 +77,14 @@ class TensorNetwork:
         return tuple(factor.shape[1] for factor in self.factors)
 
     @property
-    def out_factors(self) -> Sequence[Tensor]:
-        """Factors of the output dimension."""
-        return self.factors[: self.out_order]
+    def out_factors(self) -> "Matrices":
+        """Factors of the output dimension, for products."""
+        return self._matrices(range(self.out_order))
 
     @property
-    def in_factors(self) -> Sequence[Tensor]:
-        """Factors of the input dimension."""
-        return self.factors[self.out_order :]
+    def in_factors(self) -> "Matrices":
+        """Factors of the input dimension, for products."""
+        return self._matrices(range(self.out_order, self.core.ndim))
 
     @property
     def out_features(self) -> int:
@@ -92,6 +95,41 @@ class TensorNetwork:
     def in_features(self) -> int:
         """Product of the in modes."""
         return math.prod(self.modes[self.out_order :])
+
+    def cast(self, dtype: torch.dtype) -> "TensorNetwork":
+        """Give the network with core and factors of a type, vectors as they are."""
+        if self.core.dtype == dtype:
+            return self
+        return replace(
+            self,
+            core=self.core.to(dtype),
+            factors=[factor.to(dtype) for factor in self.factors],
+            parts={mode: [part.to(dtype) for part in parts] for mode, parts in self.parts.items()},
+        )
+
+    def product_shape(self) -> tuple[list[int], list[int], int, list[int]]:
+        """Give the sizes of the matrices that products go through, for `choose_compute`.
+
+        Returns:
+            Modes, ranks and number of out modes, with a mode that has parts as several, and the
+            positions of those that are the identity.
+        """
+        out, inside = list(self.out_factors), list(self.in_factors)
+        modes, ranks, identity = [], [], []
+        for position, matrix in enumerate(out + inside):
+            if isinstance(matrix, int):
+                identity.append(position)
+            rank, size = (matrix, matrix) if isinstance(matrix, int) else matrix.shape
+            modes.append(size)
+            ranks.append(rank)
+        return modes, ranks, len(out), identity
+
+    def _matrices(self, modes: range) -> "Matrices":
+        matrices: list[Tensor | int] = []
+        for mode in modes:
+            whole = self.core.shape[mode]
+            matrices += self.parts.get(mode, [self.factors[mode]]) or [whole]
+        return matrices
 
     def unfolded_core(self) -> Tensor:
         """Give `G_k` of shape `(prod R_out, prod R_in)`, a view of the core."""
@@ -111,18 +149,27 @@ def kron_vectors(vectors: Sequence[Tensor]) -> Tensor:
     return product
 
 
-def kron_matmul(rows: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+# An integer stands for the identity of that size.
+Matrices = Sequence[Tensor | int]
+
+
+def kron_matmul(rows: Tensor, matrices: Matrices) -> Tensor:
     """Multiply rows by a Kronecker product of matrices, mode by mode: `rows @ kron(matrices)`.
 
     Args:
         rows: Of shape `(T, prod a_i)`.
-        matrices: Of shapes `(a_i, b_i)`.
+        matrices: Of shapes `(a_i, b_i)`; an integer is the identity of that size.
 
     Returns:
         Tensor of shape `(T, prod b_i)`. The Kronecker product is never formed.
     """
+    if all(isinstance(matrix, int) for matrix in matrices):
+        return rows
     num_rows = rows.shape[0]
     for matrix in matrices:
+        if isinstance(matrix, int):
+            rows = rows.reshape(num_rows, matrix, -1).transpose(1, 2).reshape(num_rows, -1)
+            continue
         # The leading mode is multiplied and becomes the last; after all of them the order is back.
         rest = rows.shape[1] // matrix.shape[0]
         folded = rows.reshape(num_rows, matrix.shape[0], rest).transpose(1, 2)
@@ -132,9 +179,9 @@ def kron_matmul(rows: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     return rows
 
 
-def transposed(matrices: Sequence[Tensor]) -> list[Tensor]:
+def transposed(matrices: Matrices) -> Matrices:
     """Transpose every matrix, as views."""
-    return [matrix.T for matrix in matrices]
+    return [matrix if isinstance(matrix, int) else matrix.T for matrix in matrices]
 
 
 def build_update(network: TensorNetwork, left: Tensor, right: Tensor) -> Tensor:
@@ -164,11 +211,5 @@ def contract(network: TensorNetwork) -> Tensor:
         `DeltaW` of shape `(out_features, in_features)`, in the widest type of core and vectors.
     """
     dtype = torch.promote_types(network.core.dtype, network.vectors[0].dtype)
-    wide = TensorNetwork(
-        network.core.to(dtype),
-        [factor.to(dtype) for factor in network.factors],
-        network.vectors,
-        network.out_order,
-        network.scaling,
-    )
+    wide = network.cast(dtype)
     return build_update(wide, *wide.diagonals())

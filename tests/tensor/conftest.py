@@ -1,5 +1,7 @@
 """Networks of unequal sizes, so that a swapped mode cannot pass."""
 
+from functools import reduce
+
 import pytest
 import torch
 
@@ -13,6 +15,15 @@ SHAPES = {
     "in_split": ((7, 2, 3), (7, 2, 3), 1),
     "both_split": ((2, 3, 5, 4), (2, 2, 3, 4), 2),
     "five_modes": ((3, 2, 4, 2, 3), (2, 2, 3, 1, 3), 3),
+    "identity": ((2, 3, 7), (2, 3, 7), 2),
+    "kronecker": ((2, 3, 20), (2, 3, 20), 2),
+    "some_of_each": ((2, 3, 20, 2), (2, 3, 20, 1), 2),
+}
+# Modes whose factor is the product of matrices of these sizes; the identity has none.
+PARTS = {
+    "identity": {0: [], 1: [], 2: []},
+    "kronecker": {2: [4, 5]},
+    "some_of_each": {0: [], 2: [5, 4]},
 }
 
 
@@ -26,7 +37,13 @@ def make_network(shape, dtype=torch.float64, scaling=0.7, seed=0):
     factors = [draw(rank, mode) for rank, mode in zip(ranks, modes, strict=True)]
     wide = torch.promote_types(dtype, torch.float32)
     vectors = [draw(rank).to(wide).requires_grad_() for rank in ranks]
-    return TensorNetwork(draw(*ranks), factors, vectors, out_order, scaling)
+    parts = {}
+    for mode, sizes in PARTS.get(shape, {}).items():
+        parts[mode] = [draw(size, size) for size in sizes]
+        factors[mode] = reduce(torch.kron, parts[mode], torch.ones(1, 1, dtype=dtype))
+        if not sizes:
+            factors[mode] = torch.eye(modes[mode], dtype=dtype)
+    return TensorNetwork(draw(*ranks), factors, vectors, out_order, scaling, parts)
 
 
 @pytest.fixture(params=SHAPES)

@@ -17,6 +17,15 @@ def test_kron_cost_by_hand():
     assert kron_cost([2, 3], [5, 7]) == 5 * 2 * 3 + 5 * 7 * 3
 
 
+def test_identity_costs_nothing():
+    assert kron_cost([2, 3, 4], [5, 3, 7], identity=[1]) == 5 * 2 * 12 + 5 * 3 * 7 * 4
+    shape = SPLIT | {"identity": [2]}
+    assert factored_cost(tokens=10, **shape) == 10 * (3 * N * N + 2 * SMALL)
+    # The gradient of the core is one product, whichever way.
+    expected = 2 * N * SMALL + min(10 * N * N + N * SMALL, 10 * (N * N + SMALL))
+    assert materialised_cost(tokens=10, fused=True, **shape) == expected
+
+
 def test_factored_cost_by_hand():
     assert factored_cost(tokens=10, **SPLIT) == 10 * (3 * N * N + 3 * N * N + 2 * SMALL)
 

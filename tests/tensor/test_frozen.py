@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -38,6 +39,7 @@ GOLDEN = {
     "orthogonal-in": "01589dc94a9a927fd4066d69070f06632ddfba046e554000fa89fe2f683207eb",
 }
 
+CPU = torch.device("cpu")
 DISTRIBUTIONS = ["normal", "uniform", "rademacher", "orthogonal"]
 
 
@@ -140,11 +142,11 @@ def test_orthogonal_factor_has_orthogonal_rows(shape):
 
 
 @pytest.mark.parametrize("core_init", DISTRIBUTIONS)
-@pytest.mark.parametrize("factor_init", [*DISTRIBUTIONS, "identity"])
+@pytest.mark.parametrize("factor_init", [*DISTRIBUTIONS, "identity", "kronecker"])
 @pytest.mark.parametrize("reduced", [False, True])
 def test_update_keeps_the_norm_in_expectation(core_init, factor_init, reduced):
     out_modes, in_modes = (4, 8), (6, 9)
-    ranks = (3, 6, 5, 9) if reduced and factor_init != "identity" else (4, 8, 6, 9)
+    ranks = (3, 6, 5, 9) if reduced and factor_init in DISTRIBUTIONS else (4, 8, 6, 9)
     gains = []
     for seed in range(40):
         core, factors = network_keys(out_modes, in_modes, ranks, seed, core_init, factor_init)
@@ -158,6 +160,29 @@ def test_update_keeps_the_norm_in_expectation(core_init, factor_init, reduced):
         gains.append(contract(network).square().sum().item() / 54)
     gains = torch.tensor(gains)
     assert abs(gains.mean() - 1) < 4 * gains.std() / math.sqrt(len(gains)) + 1e-5
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(12, (3, 4)), (64, (8, 8)), (7, (7,))])
+@pytest.mark.parametrize("role", ["in", "out"])
+def test_kronecker_factor_is_a_rotation_and_the_product_of_its_parts(size, sizes, role):
+    frozen = FrozenTensor(key("kronecker", (size, size), role), CPU, torch.float32)
+    parts = frozen.parts()
+    assert tuple(len(part) for part in parts) == sizes
+    expected = parts[0].numpy()
+    for part in parts[1:]:
+        expected = np.kron(expected, part.numpy())
+    np.testing.assert_array_equal(frozen.value.numpy(), expected)
+    gram = frozen.value.double() @ frozen.value.double().T
+    torch.testing.assert_close(gram, torch.eye(size, dtype=torch.float64), rtol=0, atol=1e-6)
+    # Another tensor from a file has no such parts.
+    frozen.replace(torch.ones(size, size))
+    assert frozen.parts() is None
+    assert torch.equal(frozen.value, torch.ones(size, size))
+
+
+def test_kronecker_factor_needs_the_full_rank():
+    with pytest.raises(ValueError, match="mode of 12 has rank 6: expected 12"):
+        draw(key("kronecker", (6, 12)))
 
 
 def test_identity_is_exactly_that():

@@ -1,6 +1,7 @@
 """Layers that add a TeRA update to a frozen linear layer."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -104,13 +105,15 @@ class TeraLayer(AdapterLayer):
         vectors = self.tera_vectors[adapter_name]
         assert isinstance(frozen, FrozenNetwork)
         assert isinstance(vectors, nn.ParameterList)
-        core, *factors = (tensor.value for tensor in frozen.tensors())
+        core, *factors = frozen.tensors()
+        found = {mode: factor.parts() for mode, factor in enumerate(factors)}
         return TensorNetwork(
-            core,
-            factors,
+            core.value,
+            [factor.value for factor in factors],
             list(vectors),
             frozen.out_order,
             self.tera_config[adapter_name].scaling,
+            {mode: parts for mode, parts in found.items() if parts is not None},
         )
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
@@ -126,11 +129,7 @@ class TeraLayer(AdapterLayer):
         network = self.get_tensor_network(adapter_name)
         wide = torch.promote_types(network.vectors[0].dtype, torch.float32)
         vectors = [vector.to(wide) for vector in network.vectors]
-        return contract(
-            TensorNetwork(
-                network.core, network.factors, vectors, network.out_order, network.scaling
-            )
-        )
+        return contract(replace(network, vectors=vectors))
 
     def hold_update(self) -> None:
         """Build the active update once, for many calls: generation then costs what the base costs.

@@ -219,7 +219,4 @@ def _restore_frozen(
             f"configuration says {config.frozen_sha256}: the file is damaged or not its own"
         )
     for tensor in tensors:
-        # A copy: a view of the mapped file lies at any address, and products differ in their last
-        # bits with the alignment.
-        tensor.value = saved[tensor.key.text].to(tensor.value, copy=True)
-        tensor.digest = digest(saved[tensor.key.text])
+        tensor.replace(saved[tensor.key.text])

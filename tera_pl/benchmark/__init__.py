@@ -1,0 +1,1 @@
+"""Time and memory of adapters and of the whole pipeline, as ratios."""

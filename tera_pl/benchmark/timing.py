@@ -1,0 +1,69 @@
+"""Time things side by side: in turns, so that whatever disturbs one disturbs all."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one thing, and its ratio to another that was timed in the same rounds.
+
+    Args:
+        seconds: Median over the rounds.
+        ratio: Median over the rounds of the ratio within a round.
+        low: Lower quartile of that ratio.
+        high: Upper quartile.
+    """
+
+    seconds: float
+    ratio: float
+    low: float
+    high: float
+
+
+def time_in_turns(
+    calls: Mapping[str, Callable[[], object]], floor: str, rounds: int, device: torch.device
+) -> dict[str, Timing]:
+    """Time several calls in turns, after one round that does not count.
+
+    Args:
+        calls: What to time, by name.
+        floor: The name that ratios are taken to.
+        rounds: How many rounds, at least 3. Every second one runs backwards.
+        device: Where the work is done; waited for.
+
+    Returns:
+        Timings by name.
+
+    Example:
+        >>> calls = {"one": lambda: time.sleep(0.01), "two": lambda: time.sleep(0.02)}
+        >>> round(time_in_turns(calls, "one", 3, torch.device("cpu"))["two"].ratio)
+        2
+    """
+    for call in calls.values():
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for index in range(rounds):
+        for name in names if index % 2 == 0 else reversed(names):
+            _wait(device)
+            start = time.perf_counter()
+            calls[name]()
+            _wait(device)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: _summarize(taken, seconds[floor]) for name, taken in seconds.items()}
+
+
+def _summarize(taken: list[float], floor: list[float]) -> Timing:
+    ratios = [mine / theirs for mine, theirs in zip(taken, floor, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return Timing(statistics.median(taken), middle, low, high)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
