@@ -22,6 +22,7 @@ from transformers import (
 from tera_pl.adapters import check_targets
 from tera_pl.adapters.layer import AdapterLayer
 from tera_pl.hub import find_commit, how_to_download
+from tera_pl.packing import ATTENTION, check_packable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -50,7 +51,8 @@ class Backbone:
         revision: Branch, tag or commit on the Hub. Pin a commit for a run that must be repeatable.
         dtype: Type of the frozen weights. Adapters keep their own precision.
         attn_implementation: Attention kernel (`sdpa`, `eager`, `flash_attention_2`), or null for
-            the default of the library.
+            the default of the library; or `packed_sdpa`, which is `sdpa` for generation and takes
+            the padding out of batches for the loss.
         trust_remote_code: Whether code that comes with the weights may run.
         pretrained: False keeps the architecture and draws new weights, to pretrain from scratch.
         gradient_checkpointing: Recompute activations in backward: less memory, more time.
@@ -89,6 +91,8 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
             f"folder or Hub id with a readable config.json ({_first_line(error)}); "
             f"{_what_to_do(backbone)}"
         ) from None
+    if backbone.attn_implementation == ATTENTION:
+        check_packable(config)
     return config
 
 

@@ -27,6 +27,7 @@ from tera_pl.backbone import (
     release_updates,
 )
 from tera_pl.hub import check_available, find_commit
+from tera_pl.packing import ATTENTION
 from tera_pl.sharding import (
     any_process,
     average_gradients,
@@ -42,6 +43,7 @@ from tera_pl.tasks.description import (
     describe_tokenizer,
     describe_training,
 )
+from tera_pl.tasks.loss import supervised_loss
 
 Batch = Mapping[str, Any]
 Predictions = dict[str, list[dict[str, Any]]]
@@ -355,12 +357,10 @@ class CausalLMTask(LightningModule):
 
     def _loss(self, batch: Batch) -> tuple[Tensor, int]:
         """Mean cross-entropy in nats over the supervised tokens, and how many there are."""
-        labels = batch["labels"]
-        output = self.model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
-        )
-        # The first label has no position before it that could predict it.
-        return output.loss, int((labels[:, 1:] != -100).sum())
+        attention = self.model.config.get_text_config()._attn_implementation
+        # Prompt methods put their own tokens before each row.
+        prompts = self.adapter is not None and self.adapter.is_prompt_learning
+        return supervised_loss(self.model, batch, packed=attention == ATTENTION and not prompts)
 
     def _tell_nonfinite(self, loss: Tensor, batch: Batch) -> None:
         """Stop at a loss that is NaN or infinite, or tell that its batch is skipped."""
