@@ -5,10 +5,13 @@ from collections.abc import Callable, Sequence
 
 from tera_pl.cli import guard
 from tera_pl.cli import main as run_trainer
-from tera_pl.commands import study
+from tera_pl.commands import export, study
 
 # What is no verb of the Trainer.
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"study": study.main}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "export": export.main,
+    "study": study.main,
+}
 
 
 def main(args: Sequence[str]) -> int:

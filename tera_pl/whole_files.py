@@ -38,6 +38,17 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a reader or a kill never meets half of it.
+
+    Args:
+        path: Where to; its folder is made if needed.
+        text: What.
+    """
+    with open_whole(path) as file:
+        file.write(text.encode("utf-8"))
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Fill a folder that takes its name only when all of it is on the disk.

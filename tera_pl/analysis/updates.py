@@ -37,8 +37,7 @@ def iter_updates(model: nn.Module, adapter_name: str = "default") -> Iterator[tu
         methods, do not appear.
     """
     for name, layer in adapted_layers(model, adapter_name).items():
-        with torch.no_grad():
-            yield name, _update(layer, adapter_name)
+        yield name, layer_update(layer, adapter_name)
 
 
 def iter_singular_values(
@@ -103,6 +102,34 @@ def adapted_layers(model: nn.Module, adapter_name: str = "default") -> dict[str,
 
 
 @torch.no_grad()
+def layer_update(layer: Any, adapter_name: str = "default") -> Tensor:
+    """Give the true update of a layer.
+
+    Args:
+        layer: An adapted layer.
+        adapter_name: Which adapter.
+
+    Returns:
+        `DeltaW` of shape `(out_features, in_features)`.
+    """
+    if isinstance(layer, IA3Layer):
+        return _base_weight(layer) * (layer.ia3_l[adapter_name] - 1)
+    delta = layer.get_delta_weight(adapter_name)
+    if isinstance(layer, HiraLayer):
+        # PEFT returns the factor B A of HiRA; its update is W0 * (B A) (Huang et al., 2025, Eq. 5).
+        return _base_weight(layer) * delta
+    if isinstance(layer, LoraLayer) and adapter_name in layer.lora_magnitude_vector:
+        # And B A of DoRA, whose rows get length m after the sum (Liu et al., 2024, Eq. 5).
+        weight = _base_weight(layer)
+        moved = weight + delta
+        magnitude = layer.lora_magnitude_vector[adapter_name].weight
+        direction = 0 if getattr(layer, "fan_in_fan_out", False) else 1
+        length = torch.linalg.norm(moved, dim=direction)
+        return moved * (magnitude / length).unsqueeze(direction) - weight
+    return delta
+
+
+@torch.no_grad()
 def layer_singular_values(layer: Any, adapter_name: str = "default") -> Tensor:
     """Decompose the update of a layer, by its structure where that is exact.
 
@@ -123,28 +150,10 @@ def layer_singular_values(layer: Any, adapter_name: str = "default") -> Tensor:
     elif factors is not None and factors[0].shape[1] < full:
         values = singular_values_of_product(*factors)
     else:
-        values = singular_values(_update(layer, adapter_name))
+        values = singular_values(layer_update(layer, adapter_name))
     # An inner size above the smaller side may leave more values than there are: all zero.
     values = values[:full].cpu()
     return torch.cat([values, values.new_zeros(full - len(values))])
-
-
-def _update(layer: Any, adapter_name: str) -> Tensor:
-    if isinstance(layer, IA3Layer):
-        return _base_weight(layer) * (layer.ia3_l[adapter_name] - 1)
-    delta = layer.get_delta_weight(adapter_name)
-    if isinstance(layer, HiraLayer):
-        # PEFT returns the factor B A of HiRA; its update is W0 * (B A) (Huang et al., 2025, Eq. 5).
-        return _base_weight(layer) * delta
-    if isinstance(layer, LoraLayer) and adapter_name in layer.lora_magnitude_vector:
-        # And B A of DoRA, whose rows get length m after the sum (Liu et al., 2024, Eq. 5).
-        weight = _base_weight(layer)
-        moved = weight + delta
-        magnitude = layer.lora_magnitude_vector[adapter_name].weight
-        direction = 0 if getattr(layer, "fan_in_fan_out", False) else 1
-        length = torch.linalg.norm(moved, dim=direction)
-        return moved * (magnitude / length).unsqueeze(direction) - weight
-    return delta
 
 
 def _factors(layer: Any, adapter_name: str) -> tuple[Tensor, Tensor] | None:

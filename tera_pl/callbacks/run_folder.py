@@ -7,8 +7,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
-from tera_pl.whole_files import open_whole
-
 
 def run_folder(trainer: Trainer) -> Path:
     """Give the folder of a run: `runs/<name>/version_k`.
@@ -29,14 +27,3 @@ def tensorboard(trainer: Trainer) -> Iterator[SummaryWriter]:
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             yield logger.experiment
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader or a kill never meets half of it.
-
-    Args:
-        path: Where to; its folder is made if needed.
-        text: What.
-    """
-    with open_whole(path) as file:
-        file.write(text.encode("utf-8"))

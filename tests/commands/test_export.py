@@ -1,0 +1,229 @@
+"""Exported folders load elsewhere and say what the run said; all else is one line."""
+
+import json
+import subprocess
+import sys
+
+import peft
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from tera_pl import cli
+from tera_pl.__main__ import main
+from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
+from tera_pl.analysis.merging import merge
+
+TARGETS = ["q_proj", "v_proj"]
+METHODS = {
+    "tera": ("tera_pl.adapters.TeraConfig", {}),
+    "loretta": ("tera_pl.adapters.LorettaConfig", {"r": 4, "tensor_rank": 2}),
+    "mora": ("tera_pl.adapters.MoraConfig", {"r": 2}),
+    "lotr": ("tera_pl.adapters.LotrConfig", {"r": 3}),
+    "lora": ("peft.LoraConfig", {"r": 2, "modules_to_save": ["lm_head"]}),
+    "dora": ("peft.LoraConfig", {"r": 2, "use_dora": True}),
+    "hira": ("peft.HiraConfig", {"r": 2}),
+    "vera": ("peft.VeraConfig", {"r": 4}),
+    "randlora": ("peft.RandLoraConfig", {"r": 4}),
+    "ia3": ("peft.IA3Config", {"feedforward_modules": []}),
+    "prompt_tuning": ("peft.PromptTuningConfig", {"num_virtual_tokens": 3}),
+    "full": None,
+}
+# The merged model is run by somebody who has neither of these.
+PLAIN = """
+import sys
+sys.modules["tera_pl"] = sys.modules["peft"] = None
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+ids = tokenizer("What color is the sky", return_tensors="pt")["input_ids"]
+torch.save(model(input_ids=ids).logits, sys.argv[2])
+"""
+
+
+@pytest.fixture
+def trained(tiny_config, tmp_path, monkeypatch):
+    """Train a method for two steps; give its last checkpoint."""
+    monkeypatch.chdir(tmp_path)
+
+    def train(method, **backbone):
+        content = yaml.safe_load(tiny_config.read_text())
+        init = content["model"]["init_args"]
+        init["adapter"] = None
+        if METHODS[method]:
+            path, settings = METHODS[method]
+            targets = {} if method == "prompt_tuning" else {"target_modules": TARGETS}
+            settings = {"task_type": "CAUSAL_LM"} | targets | settings
+            init["adapter"] = {"class_path": path, "init_args": settings}
+        init["backbone"] |= backbone
+        content["trainer"]["max_steps"] = 2
+        tiny_config.write_text(yaml.safe_dump(content))
+        assert cli.main(["fit", "--config", str(tiny_config)]) == 0
+        return "runs/run/version_0/checkpoints/best.ckpt"
+
+    return train
+
+
+def adapted(folder, **settings):
+    """The model of a run as peft loads it."""
+    config = peft.PeftConfig.from_pretrained(folder)
+    base = AutoModelForCausalLM.from_pretrained(config.base_model_name_or_path, **settings)
+    return peft.PeftModel.from_pretrained(base, folder).eval()
+
+
+def logits(model, folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("What color is the sky", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        return model(input_ids=ids).logits
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_both_folders_say_what_the_run_says(method, trained, tmp_path):
+    checkpoint = trained(method)
+    run = tmp_path / "runs" / "run" / "version_0"
+    if method == "full":
+        expected = logits(AutoModelForCausalLM.from_pretrained(run / "model").eval(), run / "model")
+    else:
+        assert main(["export", "--ckpt_path", checkpoint, "--output", "adapter"]) == 0
+        theirs = load_file(run / "adapter" / "adapter_model.safetensors")
+        ours = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+        expected = logits(adapted(run / "adapter"), run / "adapter")
+        assert torch.equal(logits(adapted("adapter"), "adapter"), expected)
+        assert "library_name: peft" in (tmp_path / "adapter" / "README.md").read_text()
+    if method == "prompt_tuning":
+        return
+    assert main(["export", "--ckpt_path", checkpoint, "--output", "merged", "--merge"]) == 0
+    merged = AutoModelForCausalLM.from_pretrained("merged").eval()
+    torch.testing.assert_close(logits(merged, "merged"), expected, rtol=1e-4, atol=1e-5)
+    if method != "full":
+        report = json.loads((tmp_path / "merged" / "export_report.json").read_text())
+        assert report["merged_layers"] == 4
+        assert report["largest_weight_error_in_half_steps"] <= 1
+        assert report["largest_logit_error"] < 1e-4
+
+
+def test_merged_folder_needs_neither_this_package_nor_peft(trained, tmp_path):
+    checkpoint = trained("tera")
+    assert main(["export", "--ckpt_path", checkpoint, "--output", "out", "--merge"]) == 0
+    command = [sys.executable, "-c", PLAIN, "out", "logits.pt"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    expected = logits(adapted(tmp_path / "runs/run/version_0/adapter"), "out")
+    torch.testing.assert_close(torch.load("logits.pt"), expected, rtol=1e-4, atol=1e-5)
+    assert "packed" not in (tmp_path / "out" / "config.json").read_text()
+    for name in ("generation_config.json", "tokenizer.json", "README.md"):
+        assert (tmp_path / "out" / name).exists()
+
+
+def test_shards_hold_what_one_file_holds(trained, tmp_path):
+    checkpoint = trained("tera")
+    arguments = ["export", "--ckpt_path", checkpoint, "--merge"]
+    assert main([*arguments, "--output", "one"]) == 0
+    assert main([*arguments, "--output", "many", "--max_shard_size", "4KB"]) == 0
+    files = sorted((tmp_path / "many").glob("*.safetensors"))
+    assert len(files) > 2
+    shards = {name: value for file in files for name, value in load_file(file).items()}
+    whole = load_file(tmp_path / "one" / "model.safetensors")
+    assert shards.keys() == whole.keys()
+    assert all(torch.equal(shards[name], value) for name, value in whole.items())
+
+
+def test_card_tells_scores_and_identity(trained, tiny_config, tmp_path):
+    checkpoint = trained("tera")
+    assert cli.main(["test", "--config", str(tiny_config), "--ckpt_path", checkpoint]) == 0
+    assert main(["export", "--ckpt_path", checkpoint, "--output", "out"]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    results = json.loads((tmp_path / "runs/run/version_0/results.json").read_text())
+    assert f"| test/accuracy | {results['test']['scores']['test/accuracy']} |" in card
+    assert results["settings"]["backbone"]["frozen_weights_sha256"] in card
+    assert f"| trained | {results['fit']['resources']['trained']} |" in card
+    assert results["settings"]["adapter"]["frozen_sha256"] in card
+    assert yaml.safe_load(card.split("---")[1])["tags"] == ["tera_pl", "tera"]
+
+
+def refusal(capfd, *arguments):
+    assert main(["export", *arguments]) == 2
+    (told,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    return told
+
+
+def test_what_cannot_be_exported_is_told_and_leaves_nothing(trained, tmp_path, capfd):
+    checkpoint = trained("prompt_tuning")
+    capfd.readouterr()
+    run = ["--ckpt_path", checkpoint, "--output", "out"]
+    assert "nothing to merge" in refusal(capfd, *run, "--merge")
+    assert not (tmp_path / "out").exists()
+    assert "no file nowhere.ckpt" in refusal(capfd, "--ckpt_path", "nowhere.ckpt", *run[2:])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    assert "out is not empty" in refusal(capfd, *run)
+    (tmp_path / "out" / "mine").unlink()
+    path = tmp_path / "runs" / "run" / "version_0" / "checkpoints" / "cut.ckpt"
+    path.write_bytes((tmp_path / checkpoint).read_bytes()[:1000])
+    cut = ["--ckpt_path", str(path), "--output", "out"]
+    assert "cut off, damaged" in refusal(capfd, *cut)
+
+
+def test_checkpoint_of_another_base_is_refused(trained, tiny_config, tmp_path, capfd):
+    checkpoint = trained("tera")
+    config = tmp_path / "runs" / "run" / "version_0" / "config.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["model"]["init_args"]["backbone"]["dtype"] = "bfloat16"
+    config.write_text(yaml.safe_dump(content))
+    capfd.readouterr()
+    told = refusal(capfd, "--ckpt_path", checkpoint, "--output", "out")
+    assert "backbone.dtype is 'float32' in the checkpoint and 'bfloat16' in this run" in told
+
+
+CONFIGS = {
+    "tera": TeraConfig(target_modules=TARGETS, init_weights=False),
+    "loretta": LorettaConfig(r=4, tensor_rank=2, target_modules=TARGETS, init_weights=False),
+    "mora": MoraConfig(r=2, target_modules=TARGETS, init_weights=False),
+    "lotr": LotrConfig(r=3, target_modules=TARGETS, init_weights=False),
+    "lora": peft.LoraConfig(r=2, target_modules=TARGETS, init_lora_weights=False),
+    "hira": peft.HiraConfig(r=2, target_modules=TARGETS, init_weights=False),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_bfloat16_weights_are_the_exact_sums_rounded_once(name):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 60}
+    base = LlamaForCausalLM(LlamaConfig(**sizes, **heads)).to(torch.bfloat16)
+    model = peft.get_peft_model(base, CONFIGS[name])
+    layers = {n: m for n, m in model.named_modules() if hasattr(m, "get_delta_weight")}
+    expected = {}
+    for path, layer in layers.items():
+        weight = layer.get_base_layer().weight.detach()
+        delta = layer.get_delta_weight("default").detach().float()
+        exact = weight.float() * (1 + delta) if name == "hira" else weight.float() + delta
+        expected[path.removeprefix("base_model.model.")] = exact.to(torch.bfloat16)
+    assert len(expected) == 4
+    merged, rounding = merge(model)
+    for path, weight in expected.items():
+        found = merged.get_submodule(path).weight
+        # Two orders of the same float32 operations for HiRA: a tie may fall the other way.
+        assert (found != weight).sum() <= (2 if name == "hira" else 0)
+    # The sum in float32 is rounded too: by up to 2**-16 of half a step of bfloat16.
+    assert 0.5 < rounding.largest_share <= 1 + 2**-15
+
+
+def test_layers_of_llama_3_8b_are_merged_within_one_rounding():
+    """One decoder layer's q_proj (4096 x 4096) and v_proj (1024 x 4096), and nothing else big."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 4096, "intermediate_size": 8, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 8}
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    base = LlamaForCausalLM(LlamaConfig(**sizes, **heads))
+    torch.set_default_dtype(before)
+    config = TeraConfig(target_modules=TARGETS, init_weights=False, scaling=0.02)
+    _, rounding = merge(peft.get_peft_model(base, config))
+    assert rounding.layers == 2
+    assert rounding.largest_share <= 1 + 2**-15
