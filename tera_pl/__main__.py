@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 
 from tera_pl.cli import guard
 from tera_pl.cli import main as run_trainer
-from tera_pl.commands import export, study
+from tera_pl.commands import benchmark, export, study
 
 # What is no verb of the Trainer.
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "benchmark": benchmark.main,
     "export": export.main,
     "study": study.main,
 }

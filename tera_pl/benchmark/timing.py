@@ -38,11 +38,6 @@ def time_in_turns(
 
     Returns:
         Timings by name.
-
-    Example:
-        >>> calls = {"one": lambda: time.sleep(0.01), "two": lambda: time.sleep(0.02)}
-        >>> round(time_in_turns(calls, "one", 3, torch.device("cpu"))["two"].ratio)
-        2
     """
     for call in calls.values():
         call()
@@ -67,3 +62,27 @@ def _summarize(taken: list[float], floor: list[float]) -> Timing:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def kept_bytes(call: Callable[[], object], model: torch.nn.Module) -> int:
+    """Sum the bytes that autograd keeps for backward while a step runs.
+
+    Args:
+        call: The step.
+        model: Its model, whose own tensors do not count.
+
+    Returns:
+        Bytes; of tensors that share memory once.
+    """
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        call()
+    return sum(kept.values())

@@ -1,0 +1,174 @@
+"""Time and memory of every method, beside the frozen model."""
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from tera_pl.backbone import DTYPES, hold_updates, release_updates
+from tera_pl.benchmark.models import METHODS, SHAPES, adapt, build_base
+from tera_pl.benchmark.timing import Timing, kept_bytes, time_in_turns
+from tera_pl.whole_files import write_whole
+
+FLOOR = "frozen"
+LENGTH = 256  # tokens per sequence
+NEW_TOKENS = 16
+
+
+def main(args: Sequence[str]) -> int:
+    """Time a step, a forward pass and generation of every method beside those of the frozen model.
+
+    Args:
+        args: Arguments of the command.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: If a method is unknown, or a number of tokens is not whole sequences.
+    """
+    parser = argparse.ArgumentParser(prog="python -m tera_pl benchmark", description=main.__doc__)
+    parser.add_argument("--shape", choices=SHAPES, default="cpu_small")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096], help="per step")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="of METHODS")
+    parser.add_argument("--rounds", type=int, default=9, help="of the interleaved timings")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights")
+    parser.add_argument("--output", type=Path, required=True, help="folder of benchmark.json, .md")
+    options = parser.parse_args(args)
+    if unknown := set(options.methods) - METHODS.keys():
+        raise ValueError(
+            f"--methods: {', '.join(sorted(unknown))} unknown: expected {', '.join(METHODS)}"
+        )
+    if any(tokens < LENGTH or tokens % LENGTH for tokens in options.tokens):
+        raise ValueError(f"--tokens: {options.tokens}: expected multiples of {LENGTH}")
+    device = torch.device(options.device)
+    dtype = options.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    base = build_base(options.shape, device, DTYPES[dtype])
+    models = {name: adapt(base, name) for name in options.methods}
+    measured: dict[str, Any] = {
+        "generation": _time_generation(base, models, options.rounds, device)
+    }
+    for tokens in options.tokens:
+        ids = torch.randint(base.config.vocab_size, (tokens // LENGTH, LENGTH), device=device)
+        measured[f"step, {tokens} tokens"] = _time_steps(base, models, ids, options.rounds)
+        measured[f"forward, {tokens} tokens"] = _time_forwards(base, models, ids, options.rounds)
+    ids = torch.randint(base.config.vocab_size, (options.tokens[-1] // LENGTH, LENGTH)).to(device)
+    memory = {FLOOR: _memory(_floor_step(base, ids), base, device)}
+    memory |= {name: _memory(_step(m, ids), m, device) for name, m in models.items()}
+    report = {
+        "shape": options.shape,
+        "dtype": dtype,
+        "machine": _machine(device),
+        "rounds": options.rounds,
+        "timings": {k: {n: asdict(t) for n, t in v.items()} for k, v in measured.items()},
+        "memory_bytes": memory,
+        "memory_tokens": options.tokens[-1],
+    }
+    table = _table(measured, memory)
+    write_whole(options.output / "benchmark.json", json.dumps(report, indent=2) + "\n")
+    write_whole(options.output / "benchmark.md", table)
+    sys.stdout.write(table)
+    return 0
+
+
+def _time_steps(
+    base: PreTrainedModel, models: Mapping[str, nn.Module], ids: torch.Tensor, rounds: int
+) -> dict[str, Timing]:
+    calls = {FLOOR: _floor_step(base, ids)} | {n: _step(m, ids) for n, m in models.items()}
+    return time_in_turns(calls, FLOOR, rounds, ids.device)
+
+
+def _time_forwards(
+    base: PreTrainedModel, models: Mapping[str, nn.Module], ids: torch.Tensor, rounds: int
+) -> dict[str, Timing]:
+    def forward(model: nn.Module) -> Callable[[], object]:
+        @torch.no_grad()
+        def call() -> object:
+            return model(input_ids=ids, use_cache=False)
+
+        return call
+
+    calls = {FLOOR: forward(base)} | {name: forward(model) for name, model in models.items()}
+    return time_in_turns(calls, FLOOR, rounds, ids.device)
+
+
+def _time_generation(
+    base: PreTrainedModel, models: Mapping[str, nn.Module], rounds: int, device: torch.device
+) -> dict[str, Timing]:
+    """Unmerged adapters beside the bare model, which costs what a merged one does."""
+    ids = torch.randint(base.config.vocab_size, (8, 64), device=device)
+
+    def generate(model: Any) -> Callable[[], object]:
+        def call() -> object:
+            model.eval()
+            hold_updates(model)
+            answers = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                min_new_tokens=NEW_TOKENS,
+                max_new_tokens=NEW_TOKENS,
+                do_sample=False,
+                pad_token_id=0,
+            )
+            release_updates(model)
+            model.train()
+            return answers
+
+        return call
+
+    calls = {FLOOR: generate(base)} | {name: generate(model) for name, model in models.items()}
+    return time_in_turns(calls, FLOOR, rounds, device)
+
+
+def _floor_step(base: PreTrainedModel, ids: torch.Tensor) -> Callable[[], object]:
+    """Forward of the frozen model, and backward to its inputs: what no adapter can avoid."""
+
+    def call() -> None:
+        embedded = base.get_input_embeddings()(ids).detach().requires_grad_()
+        base(inputs_embeds=embedded, labels=ids, use_cache=False).loss.backward()
+
+    return call
+
+
+def _step(model: nn.Module, ids: torch.Tensor) -> Callable[[], object]:
+    def call() -> None:
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        model.zero_grad()
+
+    return call
+
+
+def _memory(call: Callable[[], object], model: nn.Module, device: torch.device) -> int:
+    """Bytes at the peak of a step on an accelerator; on a CPU what is kept for backward."""
+    if device.type != "cuda":
+        return kept_bytes(call, model)
+    call()
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    return torch.cuda.max_memory_allocated(device)
+
+
+def _machine(device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    name = name or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def _table(measured: Mapping[str, Mapping[str, Timing]], memory: Mapping[str, int]) -> str:
+    lines = ["| | " + " | ".join([*measured, "memory"]) + " |", "|---" * (len(measured) + 2) + "|"]
+    for name in memory:
+        cells = [
+            f"{timings[name].ratio:.2f} [{timings[name].low:.2f}, {timings[name].high:.2f}]"
+            for timings in measured.values()
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} | {memory[name] / memory[FLOOR]:.2f} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,85 @@
+"""The benchmark's arithmetic and its files; how long things take is not tested."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from tera_pl.__main__ import main
+from tera_pl.benchmark import models
+from tera_pl.benchmark.timing import kept_bytes, time_in_turns
+
+
+def test_ratios_are_taken_within_a_round(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    # The machine gets slower from round to round, by the same factor for both.
+    seconds = {"floor": iter([9, 1, 2, 4, 8]), "other": iter([9, 3, 4, 20, 32])}
+
+    def call(name):
+        def run():
+            clock[0] += next(seconds[name])
+
+        return run
+
+    timings = time_in_turns({n: call(n) for n in seconds}, "floor", 4, torch.device("cpu"))
+    assert (timings["floor"].ratio, timings["floor"].seconds) == (1, 3)
+    # 3, 2, 5 and 4.
+    assert timings["other"].ratio == 3.5
+    assert (timings["other"].low, timings["other"].high) == (2.75, 4.25)
+
+
+def test_kept_bytes_by_hand():
+    layer = torch.nn.Linear(6, 5)
+    inputs = torch.randn(7, 6, requires_grad=True)
+    # The product keeps its input for the gradient of the weight, and the weight, which is own.
+    assert kept_bytes(lambda: layer(inputs).sum().backward(), layer) == 4 * 7 * 6
+
+
+def test_adapted_models_share_the_weights_of_the_base(monkeypatch):
+    monkeypatch.setitem(models.SHAPES, "tiny", TINY)
+    base = models.build_base("tiny", torch.device("cpu"), torch.float32)
+    own = {p.data_ptr() for p in base.parameters()}
+    for method in models.METHODS:
+        adapted = models.adapt(base, method)
+        frozen = {p.data_ptr() for p in adapted.get_base_model().parameters()}
+        assert own <= frozen
+        assert any(p.requires_grad for p in adapted.parameters())
+    assert not any(p.requires_grad for p in base.parameters())
+
+
+TINY = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+}
+
+
+def test_command_writes_ratios_for_every_method(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(models.SHAPES, "tiny", TINY)
+    arguments = ["--shape", "tiny", "--tokens", "256", "--rounds", "3", "--output", str(tmp_path)]
+    names = ["tera", "lora_r32", "prompt_tuning_20"]
+    assert main(["benchmark", *arguments, "--device", "cpu", "--methods", *names]) == 0
+    report = json.loads((tmp_path / "benchmark.json").read_text())
+    parts = ["generation", "step, 256 tokens", "forward, 256 tokens"]
+    assert list(report["timings"]) == parts
+    for part in parts:
+        assert list(report["timings"][part]) == ["frozen", *names]
+        assert report["timings"][part]["frozen"]["ratio"] == 1
+    assert report["memory_bytes"].keys() == {"frozen", *names}
+    assert (tmp_path / "benchmark.md").read_text() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tokens", "100"], "expected multiples of 256"),
+        (["--methods", "tera", "lore"], "--methods: lore unknown: expected tera, "),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, tmp_path, capsys):
+    assert main(["benchmark", *arguments, "--output", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
