@@ -49,7 +49,7 @@ def merge(model: PeftModel) -> tuple[PreTrainedModel, Rounding]:
     """
     if model.active_peft_config.is_prompt_learning:
         raise ValueError(
-            f"{model.active_peft_config.peft_type} puts tokens before the input and changes no "
+            f"{model.active_peft_config.peft_type.value} puts tokens before the input and changes no "
             "weight: there is nothing to merge; export the adapter without --merge"
         )
     layers = adapted_layers(model)
