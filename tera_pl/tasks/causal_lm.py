@@ -1,7 +1,8 @@
 """Fine-tune a causal language model with an adapter, and score what it generates."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -259,16 +260,19 @@ class CausalLMTask(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Predictions:
         """Log the loss and judge generated answers."""
-        return self._evaluate(batch, "val")
+        counts = "num_sanity_val_batches" if self.trainer.sanity_checking else "num_val_batches"
+        with self._in_step(batch_idx, counts, "val"):
+            return self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> Predictions:
         """Log the loss and judge generated answers."""
-        return self._evaluate(batch, "test")
+        with self._in_step(batch_idx, "num_test_batches", "test"):
+            return self._evaluate(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
         """Generate answers."""
-        self._run_along(busy=True)
-        return self._judge(batch, self.generate(batch))
+        with self._in_step(batch_idx, "num_predict_batches", "predict"):
+            return self._judge(batch, self.generate(batch))
 
     def on_validation_epoch_start(self) -> None:
         """Build updates once for all answers."""
@@ -276,7 +280,6 @@ class CausalLMTask(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the epoch."""
-        self._run_along("val")
         release_updates(self.model)
         self._log_scores("val")
 
@@ -286,7 +289,6 @@ class CausalLMTask(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of the epoch."""
-        self._run_along("test")
         release_updates(self.model)
         self._log_scores("test")
 
@@ -296,7 +298,6 @@ class CausalLMTask(LightningModule):
 
     def on_predict_epoch_end(self) -> None:
         """Forget them."""
-        self._run_along("predict")
         release_updates(self.model)
 
     @torch.no_grad()
@@ -371,14 +372,22 @@ class CausalLMTask(LightningModule):
             raise RunStoppedError(f"{told}; {how_to_go_on(self.trainer)}")
         rank_zero_warn(f"{told}: batch skipped")
 
-    def _run_along(self, stage: str = "", *, busy: bool = False) -> None:
-        """Tell that this process has a batch, or else run along while others have one.
+    @contextmanager
+    def _in_step(self, batch_idx: int, counts: str, stage: str) -> Iterator[None]:
+        """Keep in step with processes that may have a batch more.
 
-        Layers in parts are gathered by all processes together, and one may have a batch less.
+        Layers in parts are gathered by all processes together. Before each batch a process tells
+        that it has one; after its last it runs along, on nothing, while others have one. That must
+        be over when the step is: Lightning then joins what was logged.
         """
         if self.device_mesh is None:
+            yield
             return
-        while any_process(busy, self.device) and not busy:
+        any_process(True, self.device)
+        yield
+        if batch_idx + 1 < getattr(self.trainer, counts)[0]:
+            return
+        while any_process(False, self.device):
             ids = torch.full((1, 2), self.tokenizer.eos_token_id, device=self.device)
             mask = torch.ones_like(ids)
             if stage != "predict":
@@ -387,7 +396,6 @@ class CausalLMTask(LightningModule):
                 self.generate({"prompt_input_ids": ids, "prompt_attention_mask": mask})
 
     def _evaluate(self, batch: Batch, stage: str) -> Predictions:
-        self._run_along(busy=True)
         loss, num_tokens = self._loss(batch)
         self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=num_tokens, sync_dist=True)
         if not self._scores(stage):
