@@ -47,11 +47,20 @@ class LengthSampler(DistributedSampler):
     Args:
         lengths: Length of each example in tokens.
         batch_size: Number of examples per batch.
+
+    Raises:
+        ValueError: If there are fewer examples than processes.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int) -> None:
         joined = dist.is_available() and dist.is_initialized()
         self.num_replicas = dist.get_world_size() if joined else 1
+        # One without any would not take part in what all do together, and they would wait for it.
+        if len(lengths) < self.num_replicas > 1:
+            raise ValueError(
+                f"trainer.devices: {self.num_replicas} processes for {len(lengths)} examples to "
+                "evaluate: expected at least one for each"
+            )
         self.rank = dist.get_rank() if joined else 0
         # Sorting is stable: equal lengths stay in the order of the data.
         order = sorted(range(len(lengths)), key=lambda index: -lengths[index])

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from peft import PeftConfig
+from transformers.utils.logging import disable_progress_bar
 
 from tera_pl import adapters  # noqa: F401 - registers its methods with PEFT
 from tera_pl.callbacks import (
@@ -31,7 +33,7 @@ from tera_pl.callbacks import (
 from tera_pl.checkpoint_io import WholeCheckpointIO
 from tera_pl.layering import expand
 from tera_pl.mistakes import Parser, is_mistake
-from tera_pl.sharding import adopt
+from tera_pl.sharded_strategy import adopt
 from tera_pl.stopped import DISK, RunStoppedError, describe_disk
 
 # Warnings about the inside of a library, or about what is meant so.
@@ -42,6 +44,8 @@ NOISE = (
     ".*args parameter is intended to run from within Python.*",
 )
 COMMANDS = ("fit", "validate", "test", "predict")
+# How long a process waits before it tells what the first of all may be telling.
+SECONDS_TO_TELL = 10
 
 # A subclass of a dataclass is accepted for `adapter` only where jsonargparse is told so.
 set_parsing_settings(subclasses_enabled=[PeftConfig])
@@ -148,6 +152,8 @@ def main(args: ArgsType = None) -> int:
     """
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        disable_progress_bar()
 
     def run() -> int:
         TeraCLI(
@@ -177,6 +183,7 @@ def guard(run: Callable[[], int]) -> int:
         What it returns, 2 after a mistake, or 1 if the run was stopped. Set `TERA_PL_DEBUG=1` to
         see the traceback.
     """
+    parent = os.getppid()
     before = threading.excepthook
     # TensorBoard's thread; the next value that is logged raises the same in this one.
     threading.excepthook = lambda args: None if _is_disk(args.exc_value) else before(args)
@@ -185,15 +192,15 @@ def guard(run: Callable[[], int]) -> int:
     except RunStoppedError as error:
         if os.environ.get("TERA_PL_DEBUG"):
             raise
-        return _tell("stopped", str(error), 1)
+        return _tell("stopped", str(error), 1, parent)
     except OSError as error:
         if os.environ.get("TERA_PL_DEBUG") or not _is_disk(error):
             raise
-        return _tell("stopped", _describe_stop(error), 1)
+        return _tell("stopped", _describe_stop(error), 1, parent)
     except (ValueError, MisconfigurationException) as error:
         if os.environ.get("TERA_PL_DEBUG") or not is_mistake(error):
             raise
-        return _tell("error", str(error), 2)
+        return _tell("error", str(error), 2, parent)
     finally:
         threading.excepthook = before
 
@@ -216,9 +223,19 @@ def _is_disk(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in DISK
 
 
-def _tell(what: str, message: str, code: int) -> int:
+def _tell(what: str, message: str, code: int, parent: int) -> int:
     """Write one line; each process of several has its own, for another may have met no error."""
     rank = os.environ.get("LOCAL_RANK", "0")
+    if rank != "0" and _ends(parent):
+        return code
     process = "" if rank == "0" else f" (process {rank})"
     sys.stderr.write(f"{what}{process}: {' '.join(message.split())}\n")
     return code
+
+
+def _ends(parent: int) -> bool:
+    """Wait for the process that started this one: if it ends of itself, it has told the same."""
+    end = time.monotonic() + SECONDS_TO_TELL
+    while time.monotonic() < end and os.getppid() == parent:
+        time.sleep(0.05)
+    return os.getppid() != parent

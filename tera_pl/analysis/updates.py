@@ -22,6 +22,7 @@ from tera_pl.analysis.spectra import (
     singular_values_of_product,
     summarize_values,
 )
+from tera_pl.sharding import whole
 
 
 def iter_updates(model: nn.Module, adapter_name: str = "default") -> Iterator[tuple[str, Tensor]]:
@@ -173,4 +174,4 @@ def _factors(layer: Any, adapter_name: str) -> tuple[Tensor, Tensor] | None:
 
 
 def _base_weight(layer: Any) -> Tensor:
-    return dequantize_module_weight(layer.get_base_layer())
+    return whole(dequantize_module_weight(layer.get_base_layer()))

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
+from tera_pl.sharding import any_process
 from tera_pl.stopped import DISK, RunStoppedError, how_to_go_on
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -18,8 +19,9 @@ class Interruption(Callback):
     """On SIGTERM or SIGINT, finish the step, save `last.ckpt` and stop with the resume command.
 
     A second signal stops at once. A signal during validation stops after a batch and saves nothing:
-    the checkpoint before it goes on to the same bits. Under SLURM, Lightning's own handler requeues
-    the job (SIGUSR1).
+    the checkpoint before it goes on to the same bits. Of several processes one may get the signal;
+    all stop after the same step, the first after validation. Under SLURM, Lightning's own handler
+    requeues the job (SIGUSR1).
     """
 
     def __init__(self) -> None:
@@ -55,7 +57,7 @@ class Interruption(Callback):
         """Save and stop if a signal came."""
         # Between the batches that make one optimizer step there is nothing to save.
         accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
-        if self._received is None or accumulating:
+        if accumulating or not any_process(self._received is not None, pl_module.device):
             return
         checkpoint = trainer.checkpoint_callback
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath:
@@ -74,7 +76,8 @@ class Interruption(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Stop if a signal came."""
-        if self._received is not None:
+        # Others may have a batch less, and could not be asked.
+        if self._received is not None and trainer.world_size == 1:
             self._stop(trainer)
 
     def _restore(self) -> None:
@@ -88,7 +91,7 @@ class Interruption(Callback):
         rank_zero_warn(f"{self._received.name}: stopping after this step")
 
     def _stop(self, trainer: Trainer) -> None:
-        assert self._received is not None
+        received = self._received.name if self._received else "stopped by another process"
         raise RunStoppedError(
-            f"{self._received.name} after step {trainer.global_step}; {how_to_go_on(trainer)}"
+            f"{received} after step {trainer.global_step}; {how_to_go_on(trainer)}"
         )

@@ -53,10 +53,11 @@ class RankLogger(Callback):
 
     def _log(self, trainer: Trainer, pl_module: Any) -> None:
         folder = run_folder(trainer)
-        if not trainer.is_global_zero:
+        # Some updates contain the base weight, which all processes gather together.
+        if not trainer.is_global_zero and pl_module.device_mesh is None:
             return
         values, spectra = _decompose(pl_module.model)
-        if not spectra:
+        if not spectra or not trainer.is_global_zero:
             return
         step = trainer.global_step
         _append_csv(folder / "ranks.csv", step, spectra)

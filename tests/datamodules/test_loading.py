@@ -61,3 +61,11 @@ def test_processes_share_the_examples_and_repeat_none(monkeypatch, processes):
         taken.append(list(LengthSampler(LENGTHS, batch_size=2)))
     assert sorted(index for share in taken for index in share) == list(range(11))
     assert max(map(len, taken)) - min(map(len, taken)) <= 1
+
+
+def test_fewer_examples_than_processes_are_a_mistake(monkeypatch):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 3)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    with pytest.raises(ValueError, match="3 processes for 2 examples"):
+        LengthSampler([4, 7], batch_size=1)
