@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -23,16 +25,23 @@ ARGUMENTS = {
     "trainer.val_check_interval": 2,
     "trainer.enable_progress_bar": "false",
 }
+TWO = {"trainer.devices": 2, "trainer.strategy": "ddp"}
 
 
-def run(verb, folder, **more):
+def start(verb, folder, **more):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     arguments = [f"--{key}={value}" for key, value in (ARGUMENTS | more).items()]
     command = [sys.executable, "-m", "tera_pl", verb, *arguments]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def run(verb, folder, **more):
+    process = start(verb, folder, **more)
+    _, errors = process.communicate(timeout=250)
+    assert process.returncode == 0, errors[-2000:]
 
 
 def answers(folder):
@@ -42,14 +51,13 @@ def answers(folder):
 
 
 def test_fit_and_test_with_two_processes(tmp_path):
-    two = {"trainer.devices": 2, "trainer.strategy": "ddp"}
-    run("fit", tmp_path, **two)
+    run("fit", tmp_path, **TWO)
     fitted = tmp_path / "runs" / "quickstart" / "version_0"
     assert not (tmp_path / "runs" / "quickstart" / "version_1").exists()
     assert (fitted / "adapter" / "adapter_model.safetensors").exists()
     best = fitted / "checkpoints" / "best.ckpt"
 
-    run("test", tmp_path, ckpt_path=best, **two)
+    run("test", tmp_path, ckpt_path=best, **TWO)
     shared = json.loads((fitted / "results.json").read_text())
     answered = answers(fitted)
     assert len(answered) == NUM_TEST
@@ -78,7 +86,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
     for processes in (1, 2):
         more = {"data.init_args.batch_size": 16 // processes}
         if processes == 2:
-            more |= {"trainer.devices": 2, "trainer.strategy": "ddp"}
+            more |= TWO
         run("fit", tmp_path, **(sgd | more))
         folder = tmp_path / "runs" / "quickstart" / f"version_{processes - 1}"
         trained.append(load_file(folder / "adapter" / "adapter_model.safetensors"))
@@ -87,3 +95,30 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
     assert any((one[name] - start[name]).abs().max() > 1e-3 for name in one)
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_mistake_is_told_once(tmp_path):
+    """Both processes find it, when they load the model."""
+    wrong = {"model.init_args.adapter.init_args.target_modules": "[nope]"}
+    process = start("fit", tmp_path, **(TWO | wrong))
+    _, errors = process.communicate(timeout=250)
+    assert process.returncode == 2
+    told = [line for line in errors.splitlines() if "nope" in line]
+    assert len(told) == 1
+    assert told[0].startswith("error: target_modules")
+    assert "Traceback" not in errors
+
+
+def test_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
+    process = start("fit", tmp_path, **(TWO | {"trainer.max_steps": 10_000}))
+    last = tmp_path / "runs" / "quickstart" / "version_0" / "checkpoints" / "last.ckpt"
+    while not last.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 1, errors[-2000:]
+    (told,) = [line for line in errors.splitlines() if line.startswith("stopped")]
+    step = torch.load(last, weights_only=True)["global_step"]
+    assert told.startswith(f"stopped: SIGTERM after step {step}; to go on: ")
+    assert "Traceback" not in errors
