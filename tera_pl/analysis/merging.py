@@ -49,8 +49,8 @@ def merge(model: PeftModel) -> tuple[PreTrainedModel, Rounding]:
     """
     if model.active_peft_config.is_prompt_learning:
         raise ValueError(
-            f"{model.active_peft_config.peft_type.value} puts tokens before the input and changes no "
-            "weight: there is nothing to merge; export the adapter without --merge"
+            f"{model.active_peft_config.peft_type.value} puts tokens before the input and changes "
+            "no weight: there is nothing to merge; export the adapter without --merge"
         )
     layers = adapted_layers(model)
     roundings = [_merge_layer(name, layer) for name, layer in layers.items()]
