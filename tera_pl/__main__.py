@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 
 from tera_pl.cli import guard
 from tera_pl.cli import main as run_trainer
-from tera_pl.commands import benchmark, export, study
+from tera_pl.commands import benchmark, estimate, export, study
 
 # What is no verb of the Trainer.
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "benchmark": benchmark.main,
+    "estimate": estimate.main,
     "export": export.main,
     "study": study.main,
 }

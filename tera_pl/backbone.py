@@ -220,6 +220,22 @@ def add_adapter(
     return get_peft_model(model, adapter, revision=revision)
 
 
+def prepare_training(model: Any, backbone: Backbone) -> Any:
+    """Put a model into training mode, checkpointing its activations if the backbone says so.
+
+    Args:
+        model: The model, with its adapter if it has one; changed in place.
+        backbone: Its settings.
+
+    Returns:
+        The model. Weights are loaded in evaluation mode.
+    """
+    if backbone.gradient_checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train()
+
+
 def fingerprint_frozen(model: nn.Module) -> str:
     """Identify the frozen weights of a model by a SHA-256 of a sample.
 

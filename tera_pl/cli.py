@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonargparse import set_parsing_settings
 from lightning.fabric.plugins import CheckpointIO
@@ -40,7 +40,7 @@ from tera_pl.stopped import DISK, RunStoppedError, describe_disk
 NOISE = (
     ".*does not have many workers.*",
     ".*treespec, LeafSpec.*",
-    ".*is_gradient_checkpointing.*",
+    ".*gradient_checkpointing.* is deprecated.*",
     ".*args parameter is intended to run from within Python.*",
 )
 COMMANDS = ("fit", "validate", "test", "predict")
@@ -133,6 +133,9 @@ class TeraCLI(LightningCLI):
                 )
 
 
+CLI = TypeVar("CLI", bound=TeraCLI)
+
+
 def _with_checkpoint_io(plugins: Any) -> list[Any]:
     """Add our way to write checkpoints, unless the configuration names one."""
     given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
@@ -150,27 +153,40 @@ def main(args: ArgsType = None) -> int:
     Returns:
         0, or 2 after a mistake.
     """
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message=message)
     if os.environ.get("LOCAL_RANK", "0") != "0":
         disable_progress_bar()
 
     def run() -> int:
-        TeraCLI(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            parser_class=Parser,
-            # An abbreviated option is a typing mistake, not a wish.
-            parser_kwargs={"allow_abbrev": False} | {c: {"allow_abbrev": False} for c in COMMANDS},
-            args=expand(args) if args is None or isinstance(args, list) else args,
-        )
+        build(TeraCLI, args)
         return 0
 
     return guard(run)
+
+
+def build(cli: type[CLI], args: ArgsType = None) -> CLI:
+    """Build a command line, which runs the verb that its arguments name.
+
+    Args:
+        cli: Which one.
+        args: Command line arguments; those of the process if none are given.
+
+    Returns:
+        The command line, after the run.
+    """
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    return cli(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        parser_class=Parser,
+        # An abbreviated option is a typing mistake, not a wish.
+        parser_kwargs={"allow_abbrev": False} | {c: {"allow_abbrev": False} for c in COMMANDS},
+        args=expand(args) if args is None or isinstance(args, list) else args,
+    )
 
 
 def guard(run: Callable[[], int]) -> int:

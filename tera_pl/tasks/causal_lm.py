@@ -25,6 +25,7 @@ from tera_pl.backbone import (
     load_meta_model,
     load_model,
     load_tokenizer,
+    prepare_training,
     release_updates,
 )
 from tera_pl.hub import check_available, find_commit
@@ -189,11 +190,7 @@ class CausalLMTask(LightningModule):
         if self.adapter is not None:
             base = (self.backbone.path, self.backbone.revision)
             model = add_adapter(model, self.adapter, find_commit(*base) or base[1])
-        if self.backbone.gradient_checkpointing:
-            model.enable_input_require_grads()
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        # Weights are loaded in evaluation mode.
-        self.model = model.train()
+        self.model = prepare_training(model, self.backbone)
         self.spec = {
             "adapter": describe_adapter(model, self.adapter),
             "backbone": describe_base(self.backbone)
@@ -243,7 +240,7 @@ class CausalLMTask(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Compute the loss of a batch."""
-        loss, num_tokens = self._loss(batch)
+        loss, num_tokens = self.compute_loss(batch)
         if not torch.isfinite(loss):
             self._tell_nonfinite(loss, batch)
             return None
@@ -356,7 +353,7 @@ class CausalLMTask(LightningModule):
             new = {key: value for key, value in settings if f"optimizer.{key}" in self.changed}
             change_optimizer(checkpoint, new)
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, int]:
+    def compute_loss(self, batch: Batch) -> tuple[Tensor, int]:
         """Mean cross-entropy in nats over the supervised tokens, and how many there are."""
         attention = self.model.config.get_text_config()._attn_implementation
         # Prompt methods put their own tokens before each row.
@@ -396,7 +393,7 @@ class CausalLMTask(LightningModule):
                 self.generate({"prompt_input_ids": ids, "prompt_attention_mask": mask})
 
     def _evaluate(self, batch: Batch, stage: str) -> Predictions:
-        loss, num_tokens = self._loss(batch)
+        loss, num_tokens = self.compute_loss(batch)
         self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=num_tokens, sync_dist=True)
         if not self._scores(stage):
             return {"predictions": []}

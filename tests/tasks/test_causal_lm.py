@@ -30,7 +30,7 @@ def make_task(path, checkpointing=False, **kwargs):
 
 def test_loss_is_the_mean_of_nats_per_supervised_token(tiny_backbone):
     task = make_task(tiny_backbone)
-    loss, num_tokens = task._loss(BATCH)
+    loss, num_tokens = task.compute_loss(BATCH)
     with torch.no_grad():
         logits = task.model(input_ids=BATCH["input_ids"]).logits.double()
     nats = [
@@ -75,7 +75,7 @@ def test_gradient_checkpointing_changes_no_gradient(tiny_backbone):
     for checkpointing in (False, True):
         task = make_task(tiny_backbone, checkpointing)
         assert task.model.training
-        task._loss(BATCH)[0].backward()
+        task.compute_loss(BATCH)[0].backward()
         gradients.append({n: p.grad for n, p in task.named_parameters() if p.requires_grad})
     assert all(g is not None and g.any() for g in gradients[1].values())
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)

@@ -1,0 +1,229 @@
+"""One training step without data: memory and work from shapes alone.
+
+The model's own code runs on the meta device, where a tensor has a shape and no memory. Every tensor
+that comes into being is written into a ledger with its bytes and leaves it when it dies, as with a
+real allocator: what autograd keeps, what checkpointing computes again, both copies of the logits.
+Floating-point operations are counted by torch's own formulas: 2 m n k for a product of (m, k) and
+(k, n); those of elements are not counted.
+"""
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a training step takes.
+
+    Args:
+        memory: Bytes at the peak of the second step, by part: `activations`, `logits` (in every
+            copy: the model's, the float32 one of the loss, its softmax, their gradients),
+            `gradients` and `optimizer` (its state, and what it needs for its step). Weights are not
+            in it. In the forward pass the gradients of the step before are still there, as
+            Lightning has it.
+        flops: Floating-point operations of forward and backward, what is computed again included.
+    """
+
+    memory: dict[str, int]
+    flops: int
+
+
+def dry_run(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[], Tensor],
+    *,
+    accumulates: bool = False,
+) -> Usage:
+    """Take two training steps on the meta device and look at the second.
+
+    Fused attention is taken to be the kernel that keeps queries, keys, values, outputs and one
+    float32 per row (Dao et al., 2022). Not in it: the context of an accelerator, the work space of
+    its libraries, fragmentation.
+
+    Args:
+        model: A causal language model, adapted or not, on the meta device and in training mode.
+        optimizer: Of its trained parameters.
+        loss: Computes the loss of a batch with the model. The batch is on the CPU: what asks for
+            its values gets them, and what meets the model's tensors becomes a shape.
+        accumulates: Whether gradients of several batches are summed, so that they stay.
+
+    Returns:
+        Memory and work.
+    """
+    ledger = _Ledger(model.config.get_text_config().vocab_size)  # type: ignore[union-attr, operator]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    hooks = [
+        p.register_post_accumulate_grad_hook(lambda p: ledger.name([p.grad], "gradients"))
+        for p in parameters
+    ]
+    counter = _flop_counter()
+    with _fused_attention(), ledger:
+        # Optimizers make their state in the first step. The counter would keep tensors alive.
+        for context in (counter, nullcontext()):
+            ledger.forget_peak()
+            with context:
+                value = loss()
+                if not accumulates:
+                    optimizer.zero_grad()
+                value.backward()  # type: ignore[no-untyped-call]
+            del value
+            ledger.part = "optimizer"
+            optimizer.step()
+            ledger.part = "activations"
+    for hook in hooks:
+        hook.remove()
+    return Usage({part: ledger.peak[part] for part in PARTS}, counter.get_total_flops())
+
+
+def count_flops(loss: Callable[[], Tensor]) -> int:
+    """Count the work of a forward and backward pass on the meta device.
+
+    Args:
+        loss: As in `dry_run`. Something in the model, or its embeddings, must require a gradient.
+
+    Returns:
+        Floating-point operations.
+    """
+    with _fused_attention(), _Ledger(0), _flop_counter() as counter:
+        loss().backward()  # type: ignore[no-untyped-call]
+    return counter.get_total_flops()
+
+
+PARTS = ("activations", "logits", "gradients", "optimizer")
+
+
+class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """What is alive on the meta device, and what was at the worst moment.
+
+    Args:
+        vocab_size: Tensors of so many columns are logits.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak: Counter[str] = Counter()
+        self.part = "activations"  # what new tensors are
+        self._vocab_size = vocab_size
+        self._live: dict[int, tuple[str, int]] = {}
+        self._now: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is aten._local_scalar_dense.default and args[0].is_meta:
+            return 0  # asked of the mask: whether all tokens are real; they are not
+        tensors = [t for t in tree_leaves((args, kwargs)) if _is_meta(t)]
+        if tensors:  # a part of the batch that meets one has a shape only, from here on
+            args, kwargs = tree_map_only(Tensor, _to_meta, (args, kwargs))
+        before = {id(t.untyped_storage()) for t in tensors}
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if _is_meta(tensor) and id(tensor.untyped_storage()) not in before:
+                self._enter(tensor)
+        return result
+
+    def name(self, tensors: Iterable[Any], part: str) -> None:
+        """Tell what part some tensors are of."""
+        for tensor in tensors:
+            key = id(tensor.untyped_storage()) if _is_meta(tensor) else None
+            if key in self._live:
+                assert key is not None
+                old, size = self._live[key]
+                self._now[old] -= size
+                self._now[part] += size
+                self._live[key] = (part, size)
+
+    def forget_peak(self) -> None:
+        """Start looking for the worst moment anew."""
+        self.peak = self._now.copy()
+
+    def _enter(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key in self._live:
+            return
+        logits = self.part == "activations" and tensor.shape[-1:] == (self._vocab_size,)
+        part = "logits" if logits else self.part
+        self._live[key] = (part, storage.nbytes())
+        weakref.finalize(storage, self._leave, key)
+        self._now[part] += storage.nbytes()
+        if self._now.total() > self.peak.total():
+            self.peak = self._now.copy()
+
+    def _leave(self, key: int) -> None:
+        part, size = self._live.pop(key)
+        self._now[part] -= size
+
+
+def _to_meta(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_meta else tensor.to("meta")
+
+
+def _is_meta(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_meta
+
+
+@contextmanager
+def _fused_attention() -> Iterator[None]:
+    """Put the fused kernel in the place of the formula that the meta device would take."""
+    # No TorchFunctionMode: those are off in backward, where checkpointing runs layers again.
+    with patch.object(F, "scaled_dot_product_attention", _attention):
+        yield
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    # The kernel itself shares keys and values among the heads of a group.
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, 0)
+    return _FUSED(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+
+_FUSED: Callable[..., Any] = aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def _flop_counter() -> FlopCounterMode:
+    formulas: dict[Any, Any] = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    }
+    return FlopCounterMode(display=False, custom_mapping=formulas)
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, *_per_head(query, key, value))  # type: ignore[no-untyped-call]
+
+
+def _attention_backward_flops(
+    grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any
+) -> int:
+    per_head = _per_head(query, key, value)
+    return sdpa_backward_flop_count(grad, query, *per_head)  # type: ignore[no-untyped-call]
+
+
+def _per_head(query: Any, *shapes: Any) -> list[tuple[int, ...]]:
+    """Shapes of keys and values as if every head of the queries had its own."""
+    return [(*shape[:-3], query[-3], *shape[-2:]) for shape in shapes]

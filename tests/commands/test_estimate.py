@@ -1,0 +1,210 @@
+"""Estimates agree with real runs, and need no weights, data or accelerator."""
+
+import json
+import re
+
+import pytest
+import yaml
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from tera_pl.__main__ import main
+from tera_pl.callbacks import ResourceMonitor
+from tera_pl.cli import main as fit
+from tests.conftest import ROOT, WORDS
+
+LENGTH, BATCH = 128, 6
+TARGETS = {"target_modules": ["q_proj", "v_proj"]}
+LORA = {"class_path": "peft.LoraConfig", "init_args": {"r": 4, "lora_dropout": 0.1, **TARGETS}}
+PROMPT = {"class_path": "peft.PromptTuningConfig", "init_args": {"num_virtual_tokens": 9}}
+TERA = {"class_path": "tera_pl.adapters.TeraConfig", "init_args": TARGETS}
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_backbone, tmp_path_factory):
+    """Large enough that a step's tensors are the greatest part of its memory."""
+    folder = tmp_path_factory.mktemp("backbone")
+    AutoTokenizer.from_pretrained(tiny_backbone).save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=2000,
+        hidden_size=128,
+        intermediate_size=344,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def write(backbone, tiny_config, tmp_path, monkeypatch):
+    """Write a configuration in which every example has all the tokens it may have."""
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data" / "openbookqa"
+    data.mkdir(parents=True)
+    record = {"instruction": f"{WORDS} " * 5, "input": "", "output": "blue", "answer": "answer1"}
+    for split, number in (("train", 200), ("test", 4)):
+        (data / f"{split}.json").write_text(json.dumps([record] * number))
+
+    def write(adapter, **settings):
+        config = yaml.safe_load(tiny_config.read_text())
+        model, data = (config[key]["init_args"] for key in ("model", "data"))
+        model["adapter"] = adapter
+        model["backbone"] |= {"path": str(backbone)} | settings
+        data |= {"path": str(tmp_path / "data"), "batch_size": BATCH}
+        data["encoding"] = {
+            "tokenize": "together",
+            "loss_on": "all",
+            "max_length": LENGTH,
+            "allow_truncated_responses": True,
+        }
+        config["trainer"] |= {"max_steps": 3, "val_check_interval": 3, "limit_val_batches": 0}
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    return write
+
+
+def estimate(capsys, path, *options):
+    assert main(["estimate", "--config", str(path), "--json", *options]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def measured_peak(path, monkeypatch):
+    """Most bytes that torch's allocator held during three steps of `fit`, without the weights.
+
+    By torch's profiler, which writes down every allocation and every release.
+    """
+    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+
+    def start(self, trainer, module, batch, index):
+        assert batch["attention_mask"].shape == (BATCH, LENGTH)
+        assert batch["attention_mask"].all()
+        if index == 0:
+            profiler.start()
+
+    def end(self, trainer, module, outputs, batch, index):
+        if index == 2:
+            profiler.stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResourceMonitor, "on_train_batch_start", start)
+        patch.setattr(ResourceMonitor, "on_train_batch_end", end)
+        assert fit(["fit", "--config", str(path)]) == 0
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+@pytest.mark.parametrize(
+    ("adapter", "settings"),
+    [
+        (TERA, {"attn_implementation": "packed_sdpa"}),
+        (TERA, {"dtype": "bfloat16", "gradient_checkpointing": True}),
+        (LORA, {"attn_implementation": "eager"}),
+        (LORA, {"attn_implementation": "packed_sdpa", "gradient_checkpointing": True}),
+        (PROMPT, {"gradient_checkpointing": True}),
+        (None, {"attn_implementation": "packed_sdpa"}),
+    ],
+    ids=["tera", "tera in 16 bits", "lora, eager", "lora, checkpointing", "prompt tuning", "full"],
+)
+def test_memory_is_that_of_a_real_run(adapter, settings, write, capsys, monkeypatch):
+    path = write(adapter, **settings)
+    memory = estimate(capsys, path)["memory_bytes"]
+    parts = ("activations", "logits", "gradients", "optimizer")
+    expected = measured_peak(path, monkeypatch)
+    assert sum(memory[part] for part in parts) == pytest.approx(expected, rel=0.05)
+    assert memory["total"] == sum(value for part, value in memory.items() if part != "total")
+
+
+def test_flops_are_those_of_the_products(write, capsys):
+    found = estimate(capsys, write(LORA, attn_implementation="packed_sdpa"))
+    width, kv, ff, vocab, layers, r = 128, 64, 344, 2000, 3, 4
+    projections = layers * (2 * width * width + 2 * width * kv + 3 * width * ff)
+    # Queries with keys, weights with values; both again and their two gradients in backward.
+    attention = layers * 2 * LENGTH * width
+    logits = vocab * width * (LENGTH - 1) / LENGTH  # no token follows the last
+    base = 2 * 2 * (projections + logits) + 2 * attention + 2 * 5 / 2 * attention
+    assert found["flops_per_token"]["base"] == pytest.approx(base, rel=1e-12)
+    # Of each layer's two updates: forward, gradients of input and of weights. The input of the
+    # first layer needs none: not through q, k and v, nor through the first factors of two updates.
+    updates = 3 * 2 * layers * r * ((width + width) + (width + kv))
+    unneeded = 2 * (width * width + 2 * width * kv) + 2 * 2 * r * width
+    adapted = found["flops_per_token"]["adapted"]
+    assert adapted == pytest.approx(base + updates - unneeded, rel=1e-12)
+
+
+def test_numbers_bytes_and_overrides(write, capsys):
+    path = write(LORA)
+    found = estimate(capsys, path, "--batch", "2", "--length", "16", "--device_gb", "0.003")
+    trained = 3 * 4 * ((128 + 128) + (128 + 64))
+    assert found["counts"]["trained"] == trained
+    assert found["disk_bytes"]["adapter"] == 4 * trained
+    assert found["disk_bytes"]["checkpoint"] == pytest.approx(3 * 4 * trained, rel=0.01)
+    assert found["disk_bytes"]["base"] == 4 * found["counts"]["base"]
+    assert (found["batch_size"], found["length"], found["supervised_length"]) == (2, 16, 16)
+    assert not found["fits"]
+    halved = estimate(capsys, path, "--model.init_args.backbone.dtype=bfloat16")
+    assert halved["memory_bytes"]["base"] == found["memory_bytes"]["base"] / 2
+    assert halved["batch_size"] == BATCH
+    assert halved["fits"]
+
+
+def test_memory_grows_with_the_batch(write, capsys):
+    path = write(TERA)
+    one, four = (estimate(capsys, path, "--batch", n)["memory_bytes"] for n in ("1", "4"))
+    assert four["logits"] == 4 * one["logits"]
+    assert four["base"] == one["base"]
+
+
+def test_only_responses_are_learnt_where_they_are_limited(write, capsys):
+    path = write(TERA)
+    key = "--data.init_args.encoding"
+    options = (f"{key}.loss_on=response", f"{key}.tokenize=apart", f"{key}.max_response_length=16")
+    assert estimate(capsys, path, *options)["supervised_length"] == 16
+
+
+def test_shipped_configuration_without_weights_data_or_accelerator(tmp_path, capsys, monkeypatch):
+    config = LlamaConfig(vocab_size=128256, intermediate_size=14336, num_key_value_heads=8)
+    config.save_pretrained(tmp_path / "llama3")
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / "configs" / "commonsense170k" / "llama3_8b" / "tera.yaml"
+    options = ["--config", str(path), "--model.init_args.backbone.path", str(tmp_path / "llama3")]
+    assert main(["estimate", *options]) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"\n  base +16,060,522,496\n", table)
+    assert re.search(r"\n  trained +268,288 +\(0.0033 %;", table)
+    assert table.endswith("\nfits into 80 GB\n")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["llama3"]
+
+
+def test_steps_on_accelerators_need_a_copy_of_what_is_trained(write, capsys):
+    path = write(None, dtype="bfloat16")
+    options = ("--batch", "1", "--length", "8", "--trainer.accelerator")
+    one, copy = (estimate(capsys, path, *options, name) for name in ("cpu", "gpu"))
+    trained = 2 * one["counts"]["trained"]
+    # AdamW's two moments, and the roots of one of them for all tensors at once.
+    assert copy["memory_bytes"]["optimizer"] == pytest.approx(3 * trained, rel=0.001)
+    assert one["memory_bytes"]["optimizer"] < 3 * trained
+    assert one["disk_bytes"] == copy["disk_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch", "0"], "--batch is 0: expected at least 1"),
+        (["--length", "-1"], "--length is -1: expected at least 1"),
+        (["--trainer.precision", "bf16-mixed"], "trainer.precision is bf16-mixed"),
+        (["--model.init_args.backbone.path", "/no/such/folder"], "model.backbone.path: no causal"),
+    ],
+)
+def test_mistakes_are_one_line(options, message, write, capsys):
+    assert main(["estimate", "--config", str(write(TERA)), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
