@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from lightning.fabric.utilities.optimizer import _optimizer_to_device
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, ParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
@@ -106,7 +106,16 @@ def adopt(strategy: Any) -> Any:
 
     Returns:
         A `ShardedStrategy` with the same settings, or what was given.
+
+    Raises:
+        ValueError: If it is the older FSDP. Lightning's turns the base into float32, clips no
+            gradients, and its checkpoints would hold the base and no trained tensor by its name.
     """
+    if isinstance(strategy, FSDPStrategy) or str(strategy).startswith("fsdp"):
+        raise ValueError(
+            "trainer.strategy: fsdp converts the base to float32 and cannot clip gradients: share "
+            "the base with FSDP2 instead, as configs/base/fsdp2.yaml does"
+        )
     if type(strategy) is not ModelParallelStrategy:
         return strategy
     return ShardedStrategy(

@@ -88,6 +88,19 @@ def test_protocol_given_last_wins_whole(protocol, capsys):
     assert all(other.keys() == given.keys() for other in others)
 
 
+@pytest.mark.parametrize("layer", ["ddp", "fsdp2"])
+def test_layer_for_many_processes_starts_any_config(layer, tmp_path, capsys):
+    """As a user would: a file of their own that starts from a run and from the layer."""
+    config = ROOT / "configs" / "math10k" / "llama3_8b" / "tera.yaml"
+    given = ROOT / "configs" / "base" / f"{layer}.yaml"
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(yaml.safe_dump({"base": [str(config), str(given)], "trainer": {"devices": 4}}))
+    resolved = dict(items(resolve(capsys, mine)))
+    expected = dict(items(yaml.safe_load(given.read_text()))) | {("trainer", "devices"): 4}
+    assert {keys: resolved[keys] for keys in expected} == expected
+    assert resolved["trainer", "precision"] == "32-true"
+
+
 @pytest.mark.parametrize("benchmark", sorted(PAPER))
 @pytest.mark.parametrize("backbone", ["llama2_7b", "llama3_8b"])
 def test_methods_differ_in_adapter_and_learning_rate_alone(benchmark, backbone):

@@ -4,17 +4,22 @@ import json
 
 import pytest
 import torch
+import yaml
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from safetensors.torch import load_file
 
+from tera_pl.sharded_strategy import ShardedStrategy, adopt
+from tests.conftest import ROOT
 from tests.test_processes import answers, run
 
-STRATEGY = "lightning.pytorch.strategies.ModelParallelStrategy"
+LAYER = yaml.safe_load((ROOT / "configs" / "base" / "fsdp2.yaml").read_text())
 SHARED = {
     "trainer.devices": 2,
-    "trainer.strategy": STRATEGY,
-    "trainer.strategy.data_parallel_size": 2,
-    "trainer.strategy.tensor_parallel_size": 1,
-    "trainer.strategy.save_distributed_checkpoint": "false",
+    "trainer.strategy": LAYER["trainer"]["strategy"]["class_path"],
+    **{
+        f"trainer.strategy.{key}": json.dumps(value)
+        for key, value in LAYER["trainer"]["strategy"]["init_args"].items()
+    },
 }
 NUM_TEST = 33  # batches of 8: three in one process and two in the other
 SETTINGS = {
@@ -81,3 +86,13 @@ def shapes(state):
         for name, value in state.items()
         if isinstance(value, torch.Tensor)
     }
+
+
+def test_strategies_that_a_configuration_may_name():
+    assert adopt("ddp") == "ddp"
+    assert type(adopt(ModelParallelStrategy())) is ShardedStrategy
+    for older in ("fsdp", "fsdp_cpu_offload", FSDPStrategy()):
+        with pytest.raises(ValueError, match=r"fsdp2\.yaml"):
+            adopt(older)
+    with pytest.raises(ValueError, match="tensor_parallel_size is 2"):
+        adopt(ModelParallelStrategy(tensor_parallel_size=2))
