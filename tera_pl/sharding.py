@@ -82,11 +82,16 @@ def whole(value: Any) -> Any:
 
 
 def gather(model: nn.Module) -> dict[str, Any]:
-    """Gather the state of a model, whole and on the CPU; all processes must call together."""
-    return {
-        name: whole(value).cpu() if isinstance(value, DTensor) else value
-        for name, value in model.state_dict().items()
-    }
+    """Gather the state of a model, whole and on the CPU; all processes must call together.
+
+    A weight that has two names, as where output layer and embedding are tied, stays one tensor.
+    """
+    gathered: dict[int, Any] = {}
+    state = model.state_dict(keep_vars=True)
+    for value in state.values():
+        if id(value) not in gathered:
+            gathered[id(value)] = whole(value.detach()).cpu()
+    return {name: gathered[id(value)] for name, value in state.items()}
 
 
 def like(value: Tensor, parameter: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ SHARED = {
     "trainer.devices": 2,
     "trainer.strategy": LAYER["trainer"]["strategy"]["class_path"],
     **{
-        f"trainer.strategy.{key}": json.dumps(value)
+        f"trainer.strategy.{key}": str(value).lower()
         for key, value in LAYER["trainer"]["strategy"]["init_args"].items()
     },
 }
@@ -96,3 +96,18 @@ def test_strategies_that_a_configuration_may_name():
             adopt(older)
     with pytest.raises(ValueError, match="tensor_parallel_size is 2"):
         adopt(ModelParallelStrategy(tensor_parallel_size=2))
+
+
+def test_every_weight_trained_in_parts_is_written_whole(tmp_path):
+    """Without an adapter the trained weights themselves are shared among the processes."""
+    every = {"model.init_args.adapter": "null", "model.init_args.optimizer.init_args.lr": 1e-4}
+    run("fit", tmp_path, **(ONE | every | {"trainer.max_steps": 2}))
+    run("fit", tmp_path, **(TWO | every | {"trainer.max_steps": 2}))
+    expected, found = (
+        load_file(version(tmp_path, number) / "model" / "model.safetensors") for number in (0, 1)
+    )
+    base = load_file(ROOT / "datamodules" / "miniworld" / "base" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert any((expected[name] - base[name].float()).abs().max() > 1e-5 for name in expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
