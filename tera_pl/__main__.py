@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from tera_pl.cli import guard
 from tera_pl.cli import main as run_trainer
-from tera_pl.commands import benchmark, estimate, export, study
+from tera_pl.commands import benchmark, estimate, export, study, theory
 
 # What is no verb of the Trainer.
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -13,6 +13,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "estimate": estimate.main,
     "export": export.main,
     "study": study.main,
+    "theory": theory.main,
 }
 
 

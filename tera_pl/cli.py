@@ -136,6 +136,22 @@ class TeraCLI(LightningCLI):
 CLI = TypeVar("CLI", bound=TeraCLI)
 
 
+class ConfigurationCLI(TeraCLI):
+    """The objects of a `fit` that is not run: its trainer, which needs the device, is not built."""
+
+    trainer_settings: dict[str, Any]
+
+    def instantiate_classes(self) -> None:
+        """Build task and datamodule; neither has read anything yet."""
+        self.config_init = self.parser.instantiate_classes(self.config)
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+        self.trainer_settings = self._get(self.config, "trainer").as_dict()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
 def _with_checkpoint_io(plugins: Any) -> list[Any]:
     """Add our way to write checkpoints, unless the configuration names one."""
     given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]

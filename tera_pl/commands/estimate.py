@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from tera_pl.analysis import bytes_of, count, count_flops, dry_run
 from tera_pl.backbone import add_adapter, load_meta_model, prepare_training
-from tera_pl.cli import TeraCLI, build
+from tera_pl.cli import ConfigurationCLI, build
 from tera_pl.packing import ATTENTION
 from tera_pl.tasks import CausalLMTask
 from tera_pl.tasks.loss import IGNORED
@@ -49,7 +49,12 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options, rest = parser.parse_known_args(args)
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
-    cli = build(_Configuration, ["fit", *rest])
+    cli = build(ConfigurationCLI, ["fit", *rest])
+    if not isinstance(cli.model, CausalLMTask):
+        raise ValueError(
+            f"model.class_path: {type(cli.model).__name__} cannot be estimated: expected "
+            "tera_pl.tasks.CausalLMTask"
+        )
     batch = _longest_batch(cli.datamodule, options.batch, options.length)
     found = estimate(cli.model, cli.trainer_settings, batch)
     found["device_bytes"] = int(options.device_gb * GB)
@@ -162,27 +167,6 @@ def as_table(found: dict[str, Any]) -> str:
         lines += [f"  {key:<16}{value:>16}" for key, value in rows.items()]
     verdict = "fits" if found["fits"] else "DOES NOT FIT"
     return "\n".join([*lines, f"{verdict} into {found['device_bytes'] / GB:g} GB"])
-
-
-class _Configuration(TeraCLI):
-    """A command line that stops where `fit` would build its trainer, which needs the device."""
-
-    trainer_settings: dict[str, Any]
-
-    def instantiate_classes(self) -> None:
-        """Build task and datamodule; neither has read anything yet."""
-        self.config_init = self.parser.instantiate_classes(self.config)
-        self.datamodule = self._get(self.config_init, "data")
-        self.model = self._get(self.config_init, "model")
-        self.trainer_settings = self._get(self.config, "trainer").as_dict()
-        if not isinstance(self.model, CausalLMTask):
-            raise ValueError(
-                f"model.class_path: {type(self.model).__name__} cannot be estimated: expected "
-                "tera_pl.tasks.CausalLMTask"
-            )
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run nothing."""
 
 
 def _load(task: CausalLMTask) -> Any:
