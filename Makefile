@@ -28,7 +28,7 @@ test: check
 
 # Hours: every method is killed at random moments and must go on to the same bits.
 soak: venv
-	TERA_PL_SOAK=1 $(BIN)/python -m pytest tests/test_kill.py
+	TERA_PL_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/test_kill.py tests/test_fuzz.py
 
 check: venv
 	$(BIN)/ruff check .
