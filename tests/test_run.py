@@ -301,14 +301,14 @@ def test_checkpoint_of_another_base_is_refused(
 
 def test_loss_that_is_not_finite_stops_the_run_or_is_skipped(config, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    whole, calls = CausalLMTask._loss, []
+    whole, calls = CausalLMTask.compute_loss, []
 
     def loss(task, batch):
         found, number = whole(task, batch)
         calls.append(task.training)
         return (found * float("nan") if sum(calls) == 3 else found), number
 
-    monkeypatch.setattr(CausalLMTask, "_loss", loss)
+    monkeypatch.setattr(CausalLMTask, "compute_loss", loss)
     assert main(["fit", "--config", str(config)]) == 1
     told = capsys.readouterr().err.strip().splitlines()[-1]
     # The records of the batch, by file and number.
