@@ -31,7 +31,7 @@ from tera_pl.callbacks import (
     ResultsWriter,
 )
 from tera_pl.checkpoint_io import WholeCheckpointIO
-from tera_pl.layering import expand
+from tera_pl.layering import empty_mappings, expand, has_key
 from tera_pl.mistakes import Parser, is_mistake
 from tera_pl.sharded_strategy import adopt
 from tera_pl.stopped import DISK, RunStoppedError, describe_disk
@@ -90,6 +90,15 @@ class TeraCLI(LightningCLI):
         backbone = "model.init_args.backbone"
         parser.link_arguments(f"{backbone}.path", "data.init_args.tokenizer")
         parser.link_arguments(f"{backbone}.revision", "data.init_args.tokenizer_revision")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and refuse unknown keys with an empty mapping, which the parser passes over."""
+        if isinstance(args, list) and (paths := empty_mappings(args)):
+            config = parser.parse_args([a for a in args if not a.startswith("--print_config")])
+            given = config.get(config.subcommand)
+            if unknown := [".".join(path) for path in paths if not has_key(given, path)]:
+                raise ValueError(f"Option {unknown[0]!r} is not accepted: there is no such key")
+        super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
         """Keep what YAML and command line say.

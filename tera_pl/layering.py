@@ -1,8 +1,11 @@
 """Configuration files that start from others: `base: [../../base/a100.yaml, ...]`."""
 
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -61,3 +64,49 @@ def _layers(value: str, above: tuple[Path, ...]) -> list[str]:
         raise ValueError(f"{path}: base is {bases!r}: expected a list of files")
     layers = [layer for base in bases for layer in _layers(str(path.parent / base), (*above, path))]
     return [*layers, yaml.safe_dump(config, sort_keys=False)] if config else layers
+
+
+def empty_mappings(args: Sequence[str]) -> list[tuple[str, ...]]:
+    """List the keys that configurations give an empty mapping, which a parser passes over.
+
+    Args:
+        args: Command line arguments as `expand` gives them.
+
+    Returns:
+        Paths of keys.
+    """
+    found: list[tuple[str, ...]] = []
+    for option, value in itertools.pairwise(args):
+        if option not in OPTIONS:
+            continue
+        path = Path(value)
+        text = path.read_text("utf-8") if "\n" not in value and path.is_file() else value
+        with suppress(yaml.YAMLError):
+            found += _empty(yaml.safe_load(text), ())
+    return found
+
+
+def has_key(config: Any, path: Sequence[str]) -> bool:
+    """Whether there is a key in nested settings.
+
+    Args:
+        config: Mappings, or namespaces of jsonargparse.
+        path: The key and those above it.
+
+    Returns:
+        Whether all are there.
+    """
+    for key in path:
+        settings = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
+        if key not in settings:
+            return False
+        config = settings[key]
+    return True
+
+
+def _empty(value: Any, above: tuple[str, ...]) -> list[tuple[str, ...]]:
+    if not isinstance(value, dict):
+        return []
+    if not value:
+        return [above] if above else []
+    return [path for key, below in value.items() for path in _empty(below, (*above, str(key)))]

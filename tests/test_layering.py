@@ -7,6 +7,7 @@ import yaml
 
 from tera_pl.cli import main
 from tera_pl.layering import expand
+from tests.conftest import ROOT
 
 
 def write(folder, name, config):
@@ -84,3 +85,40 @@ def test_class_of_a_later_file_drops_the_settings_of_the_earlier(tmp_path, capsy
     assert adapter["init_args"]["out_modes"] == 3
     assert "r" not in adapter["init_args"]
     assert resolved["data"]["init_args"]["num_test"] == 7
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["unknown", "trainer.unknown", "model.init_args.unknown", "model.init_args.adapter.unknown"],
+)
+def test_unknown_key_with_an_empty_mapping_is_refused(path, tmp_path, capsys):
+    nested = {}
+    for key in reversed(path.split(".")):
+        nested = {key: nested}
+    mine = tmp_path / "mine.yaml"
+    quickstart = str(ROOT / "configs" / "quickstart.yaml")
+    mine.write_text(yaml.safe_dump({"base": [quickstart]} | nested))
+    try:
+        code = main(["fit", "--config", str(mine), "--print_config"])
+    except SystemExit as exit_:
+        code = exit_.code
+    assert code == 2
+    assert path.rpartition(".")[2] in capsys.readouterr().err
+
+
+def test_empty_mapping_where_one_may_be(tmp_path, capsys):
+    mine = tmp_path / "mine.yaml"
+    settings = {"modes_pattern": {}}
+    mine.write_text(
+        yaml.safe_dump(
+            {
+                "base": [str(ROOT / "configs" / "quickstart.yaml")],
+                "model": {"init_args": {"adapter": {"init_args": settings}}},
+            }
+        )
+    )
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", str(mine), "--print_config"])
+    assert exit_.value.code == 0
+    found = yaml.safe_load(capsys.readouterr().out)
+    assert found["model"]["init_args"]["adapter"]["init_args"]["modes_pattern"] == {}
