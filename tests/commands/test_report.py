@@ -1,0 +1,64 @@
+"""One command turns folders of runs into a page; what it cannot use it tells."""
+
+import csv
+
+import pytest
+
+from tera_pl.__main__ import main
+from tests.analysis.run_folders import write_run
+
+MATH = {"accuracy/AQuA": 0.3, "accuracy/SVAMP": 0.7}
+
+
+def report(folder, *options):
+    assert main(["report", str(folder / "runs"), "--output", str(folder / "out"), *options]) == 0
+    return (folder / "out" / "report.md").read_text()
+
+
+def test_page_has_tables_versions_command_and_failed_runs(tmp_path):
+    for seed in (0, 1):
+        write_run(
+            tmp_path / "runs" / f"tera-{seed}", MATH, method="TeRA", seed=seed, benchmark="Math10k"
+        )
+    write_run(tmp_path / "runs" / "world", {"accuracy": 0.5}, benchmark="MiniWorld", backbone="b")
+    failed = write_run(tmp_path / "runs" / "failed", {})
+    (failed / "results.json").unlink()
+    page = report(tmp_path)
+    assert "Table 4: accuracy on AQuA and SVAMP, meta-llama/Meta-Llama-3-8B" in page
+    assert "| TeRA | 1,000 | 0.1 | 2 | 30.00 ± 0.00 | 30.71 [1] |" in page
+    assert "MiniWorld: test scores, b" in page
+    assert f"python -m tera_pl report {tmp_path}/runs --output {tmp_path}/out" in page
+    assert "torch 2.13.0" in page
+    assert "A100" in page
+    assert "`optimizer.lr`: 0.01" in page
+    assert f"no results.json: failed, or not finished\n\n- `{failed}`" in page
+    with (tmp_path / "out" / "math10k-meta-llama-meta-llama-3-8b.csv").open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert float(rows["TeRA"]["SVAMP"]) == pytest.approx(70)
+    assert float(rows["HiRA (r=32; q, v)"]["SVAMP_published"]) == 72.8
+    assert rows["HiRA (r=32; q, v)"]["SVAMP"] == ""
+
+
+def test_what_differs_from_the_paper_is_said(tmp_path):
+    write_run(tmp_path / "runs" / "a", {"accuracy": 0.5}, benchmark="MiniWorld", backbone="b")
+    page = report(tmp_path)
+    assert "The paper does not have MiniWorld." in page
+    assert "The base model is b, not Llama-2-7b-hf or Meta-Llama-3-8B." in page
+    assert "Seeds per method: 1" in page
+    assert "warmup_steps`" not in page.split("### Settings")[0]
+
+
+def test_different_protocols_are_refused_unless_allowed(tmp_path, capsys):
+    other = {"generation": {"num_beams": 1}}
+    write_run(tmp_path / "runs" / "a", MATH, benchmark="Math10k")
+    write_run(tmp_path / "runs" / "b", MATH, benchmark="Math10k", seed=1, protocol=other)
+    out = tmp_path / "out"
+    assert main(["report", str(tmp_path / "runs"), "--output", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "protocol.generation.num_beams: 4 | 1" in message
+    assert not out.exists()
+    page = report(tmp_path, "--allow_mixed")
+    assert "- `protocol.generation.num_beams`: 4 | 1" in page
+    # Averaged, as told.
+    assert "| LoRA | 1,000 | 0.1 | 2 |" in page
