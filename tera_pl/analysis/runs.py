@@ -18,7 +18,15 @@ SEED_FIELDS = {"adapter.seed", "adapter.frozen_sha256", "adapter.projection_prng
 _PLACES = {"path", "num_workers", "tokenizer", "tokenizer_revision", "eval_batch_size"}
 # Described by `settings.protocol` already.
 _DESCRIBED = {"encoding", "split", "protocol"}
-_TRAINING = ("max_steps", "max_epochs", "accumulate_grad_batches", "gradient_clip_val", "precision")
+_TRAINING = (
+    "max_steps",
+    "max_epochs",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "precision",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from tera_pl.analysis.drawing import save
+from tera_pl.analysis.figures import draw_all
 from tera_pl.analysis.groups import check_same_protocol, group_runs, protocol_differences
 from tera_pl.analysis.layouts import layout_for
 from tera_pl.analysis.published import published_for
@@ -60,6 +62,8 @@ def _make(runs: Sequence[Run], output: Path) -> Section:
     name = re.sub(r"\W+", "-", f"{benchmark} {backbone}").strip("-").lower()
     with open_whole(output / f"{name}.csv") as file:
         file.write(to_csv(table).encode("utf-8"))
-    return Section(
-        benchmark, backbone, f"{name}.csv", table, tuple(groups), protocol_differences(runs)
-    )
+    drawings = draw_all(groups, layout.headline)
+    for drawing in drawings:
+        if drawing.figure:
+            save(drawing.figure, output / f"{name}-{drawing.name}")
+    return Section(name, table, tuple(groups), tuple(drawings), protocol_differences(runs))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tera_pl.analysis.figures import Drawing
 from tera_pl.analysis.groups import Group, differing
 from tera_pl.analysis.runs import Omission, Run
 from tera_pl.analysis.tables import Table, to_markdown
@@ -35,20 +36,28 @@ class Section:
     """Everything on one benchmark and base model.
 
     Args:
-        benchmark: Class name of the benchmark.
-        backbone: Folder or Hub id of the base model.
-        csv: File name of the table.
+        name: What its files begin with.
         table: The table.
         groups: Its groups of runs.
+        drawings: Its figures, and why others are left out.
         mixed: Protocol fields that are not the same in all runs, with their values.
     """
 
-    benchmark: str
-    backbone: str
-    csv: str
+    name: str
     table: Table
     groups: tuple[Group, ...]
+    drawings: tuple[Drawing, ...]
     mixed: Mapping[str, Sequence[Any]]
+
+    @property
+    def benchmark(self) -> str:
+        """Class name of the benchmark."""
+        return self.runs[0].benchmark
+
+    @property
+    def backbone(self) -> str:
+        """Folder or Hub id of the base model."""
+        return self.runs[0].backbone
 
     @property
     def runs(self) -> list[Run]:
@@ -71,10 +80,11 @@ def write_report(
     for section in sections:
         parts += [f"## {section.table.layout.title}, {section.backbone}", MARKS]
         parts.append(to_markdown(section.table).rstrip("\n"))
-        parts.append(f"Unrounded: [{section.csv}]({section.csv}).")
+        parts.append(f"Unrounded: [{section.name}.csv]({section.name}.csv).")
         if section.mixed:
             parts.append("These runs have **different protocols**, averaged as told:")
             parts.append(_bullets(f"`{k}`: {_values(v)}" for k, v in section.mixed.items()))
+        parts += ["### Figures", *_figures(section)]
         parts += ["### What differs from the paper", _bullets(_differences(section))]
         parts += ["### Settings", *_settings(section)]
     if omissions:
@@ -95,6 +105,16 @@ def _origin(command: str, sections: Sequence[Section]) -> Iterator[str]:
             found[name].append(str(version))
     rows = [f"{name} {', '.join(dict.fromkeys(values))}" for name, values in found.items()]
     yield f"{len(environments)} runs, made with: " + "; ".join(rows) + "."
+
+
+def _figures(section: Section) -> Iterator[str]:
+    for drawing in section.drawings:
+        if drawing.figure:
+            file = f"{section.name}-{drawing.name}"
+            yield f"![{drawing.caption}]({file}.png)\n\n{drawing.caption} [SVG]({file}.svg)"
+    left_out = [drawing for drawing in section.drawings if not drawing.figure]
+    if left_out:
+        yield "Left out:\n\n" + _bullets(f"`{some.name}`: {some.missing}." for some in left_out)
 
 
 def _differences(section: Section) -> Iterator[str]:

@@ -31,6 +31,9 @@ def test_page_has_tables_versions_command_and_failed_runs(tmp_path):
     assert "torch 2.13.0" in page
     assert "A100" in page
     assert "`optimizer.lr`: 0.01" in page
+    assert (tmp_path / "out" / "miniworld-b-score_against_trained.svg").exists()
+    assert "](miniworld-b-score_against_trained.png)" in page
+    assert "`spectra`: no run has singular_values.npz" in page
     assert f"no results.json: failed, or not finished\n\n- `{failed}`" in page
     with (tmp_path / "out" / "math10k-meta-llama-meta-llama-3-8b.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}

@@ -1,0 +1,252 @@
+"""The paper's figures for any set of runs."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+
+from tera_pl.analysis.drawing import method_style, style
+from tera_pl.analysis.groups import Group
+from tera_pl.analysis.layouts import Column
+from tera_pl.analysis.selections import (
+    NoDataError,
+    best_groups,
+    identity_pair,
+    mean_curve,
+    mean_ranks,
+    mean_spectra,
+    scores_of,
+    several,
+    tensorisations,
+)
+
+CURVES = ("val/loss", "val/accuracy_average", "val/accuracy", "train/loss")
+CAPTIONS = {
+    "score_against_trained": "Test {} against trained numbers; the area of a mark grows with the "
+    "rank of ΔW over the largest possible one, mean over layers; bars are a standard deviation over "
+    "seeds (the paper's Fig. 1). Hollow marks: no rank known.",
+    "ranks": "Numerical rank of ΔW per layer after training, mean over seeds, of every method's "
+    "best-scoring setting; grey: the largest possible rank (Fig. 3).",
+    "tensorisation_scores": "Test {} against trained numbers for tensorisations of TeRA, named by "
+    "the modes of output x input (Fig. 4).",
+    "tensorisation_ranks": "Numerical rank of ΔW per layer after training, mean over seeds, for "
+    "tensorisations of TeRA (output x input modes; Fig. 5).",
+    "identity_factors": "TeRA (solid) and TeRA_iden, its frozen factors identities (dashed), over "
+    "training; thin: single seeds (Fig. 6).",
+    "spectra": "Singular values of ΔW after training over the largest one, mean over layers, first "
+    "seed of every method's best-scoring setting.",
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, or why there is none.
+
+    Args:
+        name: What its files are called.
+        caption: What it shows, and the paper's figure it is like.
+        figure: The figure, or null.
+        missing: What the runs lack for it.
+    """
+
+    name: str
+    caption: str
+    figure: Figure | None = None
+    missing: str = ""
+
+
+def draw_all(groups: Sequence[Group], headline: Column) -> list[Drawing]:
+    """Draw what the runs of one benchmark and base model have data for.
+
+    Args:
+        groups: Runs by method.
+        headline: The score that stands for all.
+
+    Returns:
+        Figures, and the reasons for those that are left out.
+    """
+    best = best_groups(groups, headline)
+    splits = tensorisations(groups)
+    score = headline.title
+    drawings: dict[str, Callable[[], Figure]] = {
+        "score_against_trained": lambda: draw_scores(groups, headline),
+        "ranks": lambda: draw_ranks({group.method: group for group in best}, by_method=True),
+        "tensorisation_scores": lambda: draw_tensorisations(splits, headline),
+        "tensorisation_ranks": lambda: draw_ranks(several(splits), by_method=False),
+        "identity_factors": lambda: draw_curves(groups),
+        "spectra": lambda: draw_spectra(best),
+    }
+    return [_attempt(name, CAPTIONS[name].format(score), draw) for name, draw in drawings.items()]
+
+
+def draw_scores(groups: Sequence[Group], headline: Column) -> Figure:
+    """Draw score, trained numbers and rank of every group."""
+    figure, axes = _one()
+    named: set[str] = set()
+    for group in groups:
+        scores = scores_of(group, headline)
+        if not scores or group.trained is None:
+            continue
+        found = mean_ranks(group).values()
+        ranks = [rank for values, _ in found for rank in values]
+        shares = [rank / largest for values, largest in found for rank in values]
+        look = method_style(group.method)
+        axes.errorbar(
+            group.trained,
+            mean(scores),
+            _sd(scores),
+            color=look["color"],
+            capsize=2,
+            zorder=1,
+        )
+        label = group.method + (f", rank {mean(ranks):.0f}" if ranks else "")
+        axes.scatter(
+            group.trained,
+            mean(scores),
+            s=20 + 130 * mean(shares) if ranks else 40,
+            marker=look["marker"],
+            facecolor=look["color"] if ranks else "none",
+            edgecolor=look["color"],
+            alpha=0.8,
+            # Several settings of a method share a line of the legend: that of the first.
+            label=None if group.method in named else label,
+        )
+        named.add(group.method)
+    if not named:
+        raise NoDataError("no run has both a score and a count of trained numbers")
+    axes.set(xscale="log", xlabel="trained numbers", ylabel=f"{headline.title}, %")
+    _legend(figure, axes)
+    return figure
+
+
+def draw_ranks(groups: Mapping[str, Group], *, by_method: bool) -> Figure:
+    """Draw the rank of every layer, one panel per module."""
+    ranks = {label: mean_ranks(group) for label, group in groups.items()}
+    modules = list(dict.fromkeys(module for found in ranks.values() for module in found))
+    if not modules:
+        raise NoDataError("no run has ranks.csv with a row")
+    figure = Figure(figsize=(3.6 * len(modules) + 2.2, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(modules), squeeze=False)[0]
+    for axes, module in zip(panels, modules, strict=True):
+        for number, (label, found) in enumerate(ranks.items()):
+            if module not in found:
+                continue
+            values, largest = found[module]
+            look = method_style(groups[label].method) if by_method else style(number)
+            axes.plot(range(len(values)), values, label=label, markersize=5, **look)
+            axes.axhline(largest, color="grey", linestyle="--", linewidth=1)
+        axes.set(title=f"ΔW of {module}", xlabel="layer", ylabel="rank")
+        # Rank 1 and rank 32 shall be told apart below 4096, and 0 is a rank.
+        axes.set_yscale("symlog", base=2, linthresh=1)
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.set_ylim(bottom=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    _legend(figure, panels[0])
+    return figure
+
+
+def draw_tensorisations(splits: Mapping[str, Group], headline: Column) -> Figure:
+    """Draw score against trained numbers for sides that are split or whole."""
+    figure, axes = _one()
+    kinds = {0: "no side split", 1: "one side split", 2: "both sides split"}
+    named: set[int] = set()
+    for modes, group in several(splits).items():
+        scores = scores_of(group, headline)
+        if not scores or group.trained is None:
+            continue
+        kind = sum(side != "1" for side in modes.split(" x "))
+        look = style(kind) | {"linestyle": "none"}
+        label = None if kind in named else kinds[kind]
+        axes.errorbar(group.trained, mean(scores), _sd(scores), capsize=2, label=label, **look)
+        axes.annotate(
+            modes,
+            (group.trained, mean(scores)),
+            (5, 5),
+            textcoords="offset points",
+            fontsize=8,
+        )
+        named.add(kind)
+    axes.set(xscale="log", xlabel="trained numbers", ylabel=f"{headline.title}, %")
+    _legend(figure, axes)
+    return figure
+
+
+def draw_curves(groups: Sequence[Group]) -> Figure:
+    """Draw TeRA and TeRA_iden of the same settings over training."""
+    pair = identity_pair(groups)
+    curves = {}
+    for tag in CURVES:
+        found = {group.method: [run.curve(tag) for run in group.runs] for group in pair}
+        if all(len(points) > 1 for runs in found.values() for points in runs):
+            curves[tag] = found
+    if not curves:
+        raise NoDataError("no score was logged more than once over training")
+    figure = Figure(figsize=(3.4 * len(curves) + 1.2, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (tag, found) in zip(panels, curves.items(), strict=True):
+        for method, runs in found.items():
+            look = method_style(method) | {"linestyle": "-" if method == "TeRA" else "--"}
+            for points in runs:
+                axes.plot(*zip(*points, strict=True), **look | {"marker": ""}, linewidth=0.5)
+            axes.plot(*mean_curve(runs), label=method, markersize=5, **look)
+        axes.set(xlabel="step", ylabel=tag, yscale="log" if tag.endswith("loss") else "linear")
+    _legend(figure, panels[0])
+    return figure
+
+
+def draw_spectra(groups: Sequence[Group]) -> Figure:
+    """Draw the singular values of updates, one panel per module."""
+    found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for group in groups:
+        for module, values in mean_spectra(group.runs[0]).items():
+            found[module][group.method] = values
+    if not found:
+        raise NoDataError("no run has singular_values.npz: older runs do not")
+    figure = Figure(figsize=(3.6 * len(found) + 2.2, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(found), squeeze=False)[0]
+    for axes, (module, by_method) in zip(panels, found.items(), strict=True):
+        for method, values in by_method.items():
+            look = method_style(method)
+            every = max(1, len(values) // 8)
+            axes.plot(
+                range(1, len(values) + 1),
+                values,
+                label=method,
+                markevery=every,
+                markersize=5,
+                **look,
+            )
+        axes.set(title=f"ΔW of {module}", xlabel="index of the singular value", yscale="log")
+        axes.set(ylabel="singular value / largest", ylim=(1e-8, 2))
+    _legend(figure, panels[0])
+    return figure
+
+
+def _attempt(name: str, caption: str, draw: Callable[[], Figure]) -> Drawing:
+    try:
+        return Drawing(name, caption, draw())
+    except NoDataError as error:
+        return Drawing(name, caption, missing=str(error))
+
+
+def _sd(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def _one() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.2, 3.8), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+    for handle in legend.legend_handles:
+        if isinstance(handle, PathCollection):
+            handle.set_sizes([30])
