@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter, StrMethodFormatter
 
 from tera_pl.analysis.drawing import method_style, style
 from tera_pl.analysis.groups import Group
@@ -29,10 +29,11 @@ from tera_pl.analysis.selections import (
 CURVES = ("val/loss", "val/accuracy_average", "val/accuracy", "train/loss")
 CAPTIONS = {
     "score_against_trained": "Test {} against trained numbers; the area of a mark grows with the "
-    "rank of ΔW over the largest possible one, mean over layers; bars are a standard deviation over "
-    "seeds (the paper's Fig. 1). Hollow marks: no rank known.",
+    "rank of ΔW over the largest possible one, mean over layers; bars are a standard deviation "
+    "over seeds (the paper's Fig. 1). Hollow marks: no rank known.",
     "ranks": "Numerical rank of ΔW per layer after training, mean over seeds, of every method's "
-    "best-scoring setting; grey: the largest possible rank (Fig. 3).",
+    "best-scoring setting, lines a little apart sideways; grey: the largest possible rank "
+    "(Fig. 3).",
     "tensorisation_scores": "Test {} against trained numbers for tensorisations of TeRA, named by "
     "the modes of output x input (Fig. 4).",
     "tensorisation_ranks": "Numerical rank of ΔW per layer after training, mean over seeds, for "
@@ -120,7 +121,7 @@ def draw_scores(groups: Sequence[Group], headline: Column) -> Figure:
         named.add(group.method)
     if not named:
         raise NoDataError("no run has both a score and a count of trained numbers")
-    axes.set(xscale="log", xlabel="trained numbers", ylabel=f"{headline.title}, %")
+    _label_trained(axes, headline)
     _legend(figure, axes)
     return figure
 
@@ -139,13 +140,17 @@ def draw_ranks(groups: Mapping[str, Group], *, by_method: bool) -> Figure:
                 continue
             values, largest = found[module]
             look = method_style(groups[label].method) if by_method else style(number)
-            axes.plot(range(len(values)), values, label=label, markersize=5, **look)
+            # Beside each other, not on each other: many methods have the same rank.
+            aside = 0.5 * (number / len(ranks) - 0.5) if by_method else 0.0
+            layers = [layer + aside for layer in range(len(values))]
+            axes.plot(layers, values, label=label, markersize=5, **look)
             axes.axhline(largest, color="grey", linestyle="--", linewidth=1)
+            axes.set_ylim(0, 1.15 * largest)
         axes.set(title=f"ΔW of {module}", xlabel="layer", ylabel="rank")
-        # Rank 1 and rank 32 shall be told apart below 4096, and 0 is a rank.
-        axes.set_yscale("symlog", base=2, linthresh=1)
-        axes.yaxis.set_major_formatter(ScalarFormatter())
-        axes.set_ylim(bottom=0)
+        if by_method:
+            # Rank 1 and rank 32 shall be told apart below 4096, and 0 is a rank.
+            axes.set_yscale("symlog", base=2, linthresh=1)
+            axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.get_major_locator().set_params(integer=True)
     _legend(figure, panels[0])
     return figure
@@ -172,7 +177,7 @@ def draw_tensorisations(splits: Mapping[str, Group], headline: Column) -> Figure
             fontsize=8,
         )
         named.add(kind)
-    axes.set(xscale="log", xlabel="trained numbers", ylabel=f"{headline.title}, %")
+    _label_trained(axes, headline)
     _legend(figure, axes)
     return figure
 
@@ -242,6 +247,15 @@ def _sd(values: Sequence[float]) -> float:
 def _one() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.2, 3.8), layout="constrained")
     return figure, figure.add_subplot()
+
+
+def _label_trained(axes: Axes, headline: Column) -> None:
+    axes.set(xscale="log", xlabel="trained numbers", ylabel=f"{headline.title}, %")
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 50 * low else (1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", labelrotation=45)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
