@@ -29,6 +29,7 @@ from tera_pl.callbacks import (
     RankLogger,
     ResourceMonitor,
     ResultsWriter,
+    TensorBoardLayout,
 )
 from tera_pl.checkpoint_io import WholeCheckpointIO
 from tera_pl.layering import empty_mappings, expand, has_key
@@ -56,8 +57,8 @@ class TeraCLI(LightningCLI):
 
     A list in a second YAML replaces the first, so callbacks that every run needs are no list:
     `checkpoint`, `lr_monitor`, `ranks`, `predictions`, `resources`, `best_adapter`,
-    `precision_guard`, `interruption` and `results` are configured by key, and `trainer.callbacks`
-    is free for more.
+    `precision_guard`, `interruption`, `results` and `tensorboard` are configured by key, and
+    `trainer.callbacks` is free for more.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -71,6 +72,7 @@ class TeraCLI(LightningCLI):
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_lightning_class_args(ResourceMonitor, "resources")
         parser.add_lightning_class_args(ResultsWriter, "results")
+        parser.add_lightning_class_args(TensorBoardLayout, "tensorboard")
         # After the others, so that what they count of a step is in the checkpoint it saves.
         parser.add_lightning_class_args(Interruption, "interruption")
         parser.set_defaults(

@@ -11,6 +11,8 @@ import pytest
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams import metadata
 from transformers import AutoModelForCausalLM
 
 from tera_pl.cli import main
@@ -136,6 +138,36 @@ def test_tensorboard_has_scalars_figure_and_text(finished):
     assert {"ranks/q_proj/rank", "ranks/v_proj/stable_rank"} <= scalars
     assert "ranks/per_layer" in events.Tags()["images"]
     assert any("val/predictions" in tag for tag in events.Tags()["tensors"])
+
+
+def test_tensorboard_shows_runs_beside_each_other(finished):
+    events = EventAccumulator(str(finished), size_guidance={"histograms": 0})
+    events.Reload()
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    settings = metadata.parse_session_start_info_plugin_data(content).hparams
+    assert settings["optimizer.lr"].number_value == 0.1
+    assert settings["adapter.peft_type"].string_value == "TERA"
+    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    infos = metadata.parse_experiment_plugin_data(content).metric_infos
+    names = {info.name.tag for info in infos}
+    # Columns are curves of the run, not points of their own.
+    assert {"val/accuracy", "test/accuracy", "resources/trained"} <= names
+    assert names <= set(events.Tags()["scalars"])
+    layout = Layout.FromString(
+        events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    )
+    (category,) = layout.category
+    for chart in category.chart:
+        assert any(
+            re.search(pattern, tag)
+            for pattern in chart.multiline.tag
+            for tag in events.Tags()["scalars"]
+        ), chart.title
+    # v_proj is 12 x 24, out in modes 3 and 4: three vectors, two layers together, two validations.
+    for number, size in ((1, 3), (2, 4), (3, 24)):
+        points = events.Histograms(f"vectors/v_proj/{number}")
+        assert [point.step for point in points] == [4, 8]
+        assert all(point.histogram_value.num == 2 * size for point in points)
 
 
 def test_ranks_have_a_row_per_layer(finished):

@@ -8,6 +8,7 @@ from tera_pl.callbacks.predictions import PredictionWriter
 from tera_pl.callbacks.ranks import RankLogger
 from tera_pl.callbacks.resources import ResourceMonitor
 from tera_pl.callbacks.results import ResultsWriter
+from tera_pl.callbacks.tensorboard_layout import TensorBoardLayout
 
 __all__ = [
     "BestAdapter",
@@ -18,4 +19,5 @@ __all__ = [
     "RankLogger",
     "ResourceMonitor",
     "ResultsWriter",
+    "TensorBoardLayout",
 ]
