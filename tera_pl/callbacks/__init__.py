@@ -3,6 +3,7 @@
 from tera_pl.callbacks.best_adapter import BestAdapter
 from tera_pl.callbacks.best_checkpoint import BestCheckpoint
 from tera_pl.callbacks.interruption import Interruption
+from tera_pl.callbacks.peft_comparison import PeftComparison
 from tera_pl.callbacks.precision_guard import PrecisionGuard
 from tera_pl.callbacks.predictions import PredictionWriter
 from tera_pl.callbacks.ranks import RankLogger
@@ -14,6 +15,7 @@ __all__ = [
     "BestAdapter",
     "BestCheckpoint",
     "Interruption",
+    "PeftComparison",
     "PrecisionGuard",
     "PredictionWriter",
     "RankLogger",
