@@ -1,20 +1,24 @@
 """Compare configurations: the same search of the learning rate for each, then several seeds."""
 
 import argparse
+import itertools
 import json
 import math
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tera_pl.stopped import RunStoppedError
+from tera_pl.whole_files import write_whole
 
 LEARNING_RATE = "model.init_args.optimizer.init_args.lr"
 
@@ -26,12 +30,15 @@ class Entry:
     Args:
         config: Its configuration, relative to the study's file.
         set: Values to override, by key.
+        grid: Several values by key: every combination of them is a line of its own, with the
+            values behind its name.
         seed_keys: Keys that take the seed besides `seed_everything`.
         learning_rates: Its own rates to search, if other than the study's.
     """
 
     config: str
     set: dict[str, Any] = field(default_factory=dict)
+    grid: dict[str, list[Any]] = field(default_factory=dict)
     seed_keys: list[str] = field(default_factory=list)
     learning_rates: list[float] | None = None
 
@@ -67,24 +74,36 @@ def main(args: Sequence[str]) -> int:
         0.
 
     Raises:
-        ValueError: If the study's file is none.
+        ValueError: If the study's file is none, or an argument is.
         RunStoppedError: If runs failed, after the others are done and their table is written.
     """
     parser = argparse.ArgumentParser(prog="python -m tera_pl study", description=main.__doc__)
-    parser.add_argument("--config", required=True, help="file of the study")
-    path = Path(parser.parse_args(args).config)
-    study = read_study(path)
+    parser.add_argument("--config", type=Path, required=True, help="file of the study")
+    parser.add_argument("--jobs", type=int, default=1, help="lines at once, one run each")
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="every Nth line from the Ith on, so that N machines share a study; run it once more "
+        "without this for the table",
+    )
+    options = parser.parse_args(args)
+    study = read_study(options.config)
+    if options.jobs < 1:
+        raise ValueError(f"--jobs is {options.jobs}: expected at least 1")
+    names = _shard(list(study.entries), options.shard)
     rows, failures = [], []
-    for name in study.entries:
+    # Threads only wait for processes.
+    with ThreadPoolExecutor(options.jobs) as pool:
+        found = [pool.submit(_compare, study, name, options.config.parent) for name in names]
+    for line in found:
         try:
-            rows.append(_compare(study, name, path.parent))
+            rows.append(line.result())
         except RunStoppedError as error:
             failures.append(str(error))
-    output = Path(study.output)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "study.json").write_text(json.dumps(rows, indent=2) + "\n")
     table = as_table(rows)
-    (output / "table.md").write_text(table)
+    if options.shard is None:
+        write_whole(Path(study.output) / "study.json", json.dumps(rows, indent=2) + "\n")
+        write_whole(Path(study.output) / "table.md", table)
     sys.stdout.write(table)
     if failures:
         raise RunStoppedError(f"lines without a result: {'; '.join(failures)}")
@@ -105,7 +124,9 @@ def read_study(path: Path) -> Study:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        entries = {name: Entry(**fields) for name, fields in content.pop("entries").items()}
+        entries: dict[str, Entry] = {}
+        for name, fields in content.pop("entries").items():
+            entries |= _expand(name, Entry(**fields))
         return Study(entries=entries, **content)
     except OSError as error:
         raise ValueError(f"--config: cannot read {path}: {error.strerror}") from None
@@ -132,6 +153,31 @@ def as_table(rows: Sequence[dict[str, Any]]) -> str:
         for row in rows
     ]
     return "\n".join(lines) + "\n"
+
+
+def _expand(name: str, entry: Entry) -> dict[str, Entry]:
+    """Give the lines of an entry: one for each combination of its grid."""
+    lines = {}
+    for values in itertools.product(*entry.grid.values()):
+        chosen = dict(zip(entry.grid, values, strict=True))
+        shown = (f"{key.rpartition('.')[2]}={_shown(value)}" for key, value in chosen.items())
+        lines[" ".join([name, *shown])] = replace(entry, set=entry.set | chosen, grid={})
+    return lines
+
+
+def _shown(value: Any) -> str:
+    """Give a value as a part of a folder's name."""
+    return re.sub(r"[^\w.,=+-]+", "", json.dumps(value).replace(":", "="))
+
+
+def _shard(names: list[str], shard: str | None) -> list[str]:
+    if shard is None:
+        return names
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    index, count = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise ValueError(f"--shard is {shard!r}: expected I/N with I from 1 to N, for example 1/4")
+    return names[index - 1 :: count]
 
 
 def _compare(study: Study, name: str, folder: Path) -> dict[str, Any]:
@@ -203,7 +249,7 @@ def _run(
 
 def _options(values: dict[str, Any]) -> Iterator[str]:
     for key, value in values.items():
-        yield f"--{key}={value}"
+        yield f"--{key}={value if isinstance(value, str | Path) else json.dumps(value)}"
 
 
 def _results(run: Path) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """A study picks the rate by validation, repeats nothing that is finished, and reports failures."""
 
 import json
+import threading
+import time
 
 import pytest
 
@@ -121,3 +123,88 @@ def test_what_is_no_study_is_told(tmp_path, text, capsys):
     path.write_text(text)
     assert guard(lambda: study.main(["--config", str(path)])) == 2
     assert "is no study" in capsys.readouterr().err
+
+
+def test_a_grid_is_a_line_for_each_combination(config):
+    config.write_text(
+        "output: out\nlearning_rates: [0.1]\nseeds: [3]\nentries:\n"
+        "  a:\n    config: a.yaml\n    set: {x.z: 1}\n"
+        "    grid: {x.y: [1, 2], x.sizes: [[4, 8], {q: 3}]}\n"
+    )
+    entries = study.read_study(config).entries
+    assert {name: entry.set for name, entry in entries.items()} == {
+        "a y=1 sizes=4,8": {"x.z": 1, "x.y": 1, "x.sizes": [4, 8]},
+        "a y=1 sizes=q=3": {"x.z": 1, "x.y": 1, "x.sizes": {"q": 3}},
+        "a y=2 sizes=4,8": {"x.z": 1, "x.y": 2, "x.sizes": [4, 8]},
+        "a y=2 sizes=q=3": {"x.z": 1, "x.y": 2, "x.sizes": {"q": 3}},
+    }
+
+
+def test_values_reach_the_command_line_as_yaml(config, calls):
+    config.write_text(
+        "output: out\nlearning_rates: [0.1]\nseeds: [3]\n"
+        "entries: {a: {config: a.yaml, set: {x.on: true, x.q: {r: [1, 2]}, x.name: word}}}\n"
+    )
+    study.main(["--config", str(config)])
+    assert {key: value for key, value in calls[0][1].items() if key.startswith("x.")} == {
+        "x.on": "true",
+        "x.q": '{"r": [1, 2]}',
+        "x.name": "word",
+    }
+
+
+@pytest.mark.parametrize("jobs", ["1", "3"])
+def test_shards_share_all_lines_and_a_last_run_writes_the_table(config, calls, tmp_path, jobs):
+    config.write_text(
+        config.read_text() + "".join(f"  e{i}: {{config: a.yaml}}\n" for i in range(4))
+    )
+    shards = []
+    for index in (1, 2):
+        done = len(calls)
+        study.main(["--config", str(config), "--shard", f"{index}/2", "--jobs", jobs])
+        shards.append({v["trainer.logger.init_args.save_dir"] for _, v in calls[done:]})
+    assert [sorted(shard) for shard in shards] == [
+        ["out/a", "out/e1", "out/e3"],
+        ["out/e0", "out/e2"],
+    ]
+    assert not (tmp_path / "out" / "table.md").exists()
+    done = len(calls)
+    study.main(["--config", str(config)])
+    assert len(calls) == done
+    rows = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert [row["name"] for row in rows] == ["a", "e0", "e1", "e2", "e3"]
+
+
+def test_no_more_runs_at_once_than_jobs(config, calls, monkeypatch):
+    config.write_text(
+        config.read_text() + "".join(f"  e{i}: {{config: a.yaml}}\n" for i in range(5))
+    )
+    good, lock, running, most = study._call, threading.Lock(), 0, 0
+
+    def call(verb, arguments, run):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.005)
+        with lock:
+            good(verb, arguments, run)
+            running -= 1
+
+    monkeypatch.setattr(study, "_call", call)
+    study.main(["--config", str(config), "--jobs", "2"])
+    assert most == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--jobs", "0"], "--jobs is 0: expected at least 1"),
+        (["--shard", "0/2"], "--shard is '0/2': expected I/N"),
+        (["--shard", "3/2"], "--shard is '3/2': expected I/N"),
+        (["--shard", "x"], "--shard is 'x': expected I/N"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_told(config, arguments, told, capsys):
+    assert guard(lambda: study.main(["--config", str(config), *arguments])) == 2
+    assert told in capsys.readouterr().err
