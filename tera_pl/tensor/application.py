@@ -1,10 +1,12 @@
-"""Apply a tensor network to activations, forward and backward, keeping nothing but the input.
+"""Apply a tensor network to activations, forward and backward, keeping little more than the input.
 
 Notation as in `tera_pl.tensor.network`; T is the number of rows (tokens). Frozen tensors are held
-by reference: they belong to the model. For backward only the input and the two diagonals are
-saved; all else is computed again. Diagonals stay in their own type, float32: what they multiply is
-rounded to the type of the products once, afterwards, as mixed-precision training does with any
-weight, and their gradients are summed in float32.
+by reference: they belong to the model. For backward the two diagonals are saved and either the
+input or `M x`, which has its size and which layers that read the same input share; of what was
+built, only a matrix that is no larger than the input. All else is computed again. Diagonals stay
+in their own type, float32: what they multiply is rounded to the type of the products once,
+afterwards, as mixed-precision training does with any weight, and their gradients are summed in
+float32.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -14,9 +16,16 @@ import torch
 from torch import Tensor
 from torch.amp.autocast_mode import is_autocast_available
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from tera_pl.tensor.compute import Compute, choose_compute, core_gradient_costs
-from tera_pl.tensor.network import TensorNetwork, build_update, kron_matmul, transposed
+from tera_pl.tensor.compute import Compute, choose_compute, core_gradient_costs, keeps_update
+from tera_pl.tensor.network import (
+    Matrices,
+    TensorNetwork,
+    build_update,
+    kron_matmul,
+    transposed,
+)
 
 
 def apply(network: TensorNetwork, inputs: Tensor, compute: Compute = "auto") -> Tensor:
@@ -34,10 +43,12 @@ def apply(network: TensorNetwork, inputs: Tensor, compute: Compute = "auto") -> 
     Raises:
         ValueError: If the input does not end in `in_features`, or `compute` is unknown.
     """
-    rows = _rows(network, inputs)
-    way = _way(network, rows, compute, fused=False)
-    function = _Factored if way == "factored" else _Materialised
-    outputs = function.apply(rows, *network.diagonals(), network)  # type: ignore[no-untyped-call]
+    _check(network, inputs)
+    if _way(network, inputs, compute, fused=False) == "factored":
+        inner = _project(network, inputs)
+        outputs = _Factored.apply(inner, *network.diagonals(), network)  # type: ignore[no-untyped-call]
+    else:
+        outputs = _Materialised.apply(inputs, *network.diagonals(), network)  # type: ignore[no-untyped-call]
     return outputs.reshape(*inputs.shape[:-1], network.out_features)
 
 
@@ -68,111 +79,168 @@ def apply_linear(
     device = inputs.device.type
     if is_autocast_available(device) and torch.is_autocast_enabled(device):
         fused = False
-    rows = _rows(network, inputs)
-    if not fused or _way(network, rows, compute, fused=True) == "factored":
+    _check(network, inputs)
+    if not fused or _way(network, inputs, compute, fused=True) == "factored":
         outputs = F.linear(inputs, weight, bias)
         return outputs + apply(network, inputs.to(outputs.dtype), compute)
     summed = _FusedLinear.apply(  # type: ignore[no-untyped-call]
-        rows, *network.diagonals(), network, weight, bias
+        inputs, *network.diagonals(), network, weight, bias
     )
     return summed.reshape(*inputs.shape[:-1], network.out_features)
 
 
-class _Factored(torch.autograd.Function):
-    """`y = L (D_L (G_k (D_R (M x))))`."""
+# `M x` by input, for as long as the input lives: q, k and v read the same and share their factors.
+_projected: Any = WeakTensorKeyDictionary()
+
+
+def _project(network: TensorNetwork, inputs: Tensor) -> Tensor:
+    """Give `x M^T`, of shape `(T, prod R_in)`, computed once for an input and its factors."""
+    matrices = network.in_factors
+    if all(isinstance(matrix, int) for matrix in matrices):
+        return _rows(inputs)
+    # A leaf would be kept alive by the graph of its own result.
+    if inputs.is_inference() or (inputs.is_leaf and inputs.requires_grad):
+        return _Projection.apply(inputs, network)  # type: ignore[no-untyped-call]
+    # An input may change in place, or come to need a gradient.
+    state = (inputs._version, inputs.requires_grad, torch.is_grad_enabled())
+    known = [entry for entry in _projected.get(inputs, ()) if entry[0][0] == inputs._version]
+    for known_state, known_matrices, inner in known:
+        if known_state == state and _same(known_matrices, matrices):
+            return inner
+    inner = _Projection.apply(inputs, network)  # type: ignore[no-untyped-call]
+    _projected[inputs] = [*known, (state, matrices, inner)]
+    return inner
+
+
+def _same(first: Matrices, second: Matrices) -> bool:
+    """Whether matrices are the same objects; integers, which are small, too."""
+    return len(first) == len(second) and all(
+        a is b or (isinstance(a, int) and a == b) for a, b in zip(first, second, strict=True)
+    )
+
+
+class _Projection(torch.autograd.Function):
+    """`z = M x`. Nothing is saved, so that the result can serve several backward passes."""
 
     @staticmethod
-    def forward(
-        ctx: Any, rows: Tensor, left: Tensor, right: Tensor, network: TensorNetwork
-    ) -> Tensor:
-        ctx.save_for_backward(rows, left, right)
-        ctx.network = network
-        network = network.cast(rows.dtype)
-        with _no_autocast(rows):
-            inner = kron_matmul(rows, transposed(network.in_factors))
-            inner = (inner * right).to(rows.dtype) @ network.unfolded_core().T
-            return kron_matmul((inner * left).to(rows.dtype), network.out_factors)
+    def forward(ctx: Any, inputs: Tensor, network: TensorNetwork) -> Tensor:
+        ctx.network, ctx.shape = network, inputs.shape
+        with _no_autocast(inputs):
+            factors = network.cast(inputs.dtype).in_factors
+            return kron_matmul(_rows(inputs), transposed(factors))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
-        rows, left, right = ctx.saved_tensors
-        network, dtype = ctx.network.cast(rows.dtype), rows.dtype
+        with _no_autocast(grad):
+            rows = kron_matmul(grad, ctx.network.cast(grad.dtype).in_factors)
+        return rows.reshape(ctx.shape), None
+
+
+class _Factored(torch.autograd.Function):
+    """`y = L (D_L (G_k (D_R z)))`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inner: Tensor, left: Tensor, right: Tensor, network: TensorNetwork
+    ) -> Tensor:
+        ctx.save_for_backward(inner, left, right)
+        ctx.network = network
+        network = network.cast(inner.dtype)
+        with _no_autocast(inner):
+            after = (inner * right).to(inner.dtype) @ network.unfolded_core().T
+            return kron_matmul((after * left).to(inner.dtype), network.out_factors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_derivative()
+        inner, left, right = ctx.saved_tensors
+        network, dtype = ctx.network.cast(inner.dtype), inner.dtype
         core = network.unfolded_core()
-        grad_left = grad_right = grad_rows = None
-        with _no_autocast(rows):
+        grad_left = grad_right = grad_inner = None
+        with _no_autocast(inner):
             after = kron_matmul(grad.to(dtype), transposed(network.out_factors))
             before = (after * left).to(dtype) @ core
             if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-                inner = kron_matmul(rows, transposed(network.in_factors))
                 grad_right = _sum_product(before, inner, right)
                 grad_left = _sum_product(after, (inner * right).to(dtype) @ core.T, left)
             if ctx.needs_input_grad[0]:
-                grad_rows = kron_matmul((before * right).to(dtype), network.in_factors)
-        return grad_rows, grad_left, grad_right, None
+                grad_inner = (before * right).to(dtype)
+        return grad_inner, grad_left, grad_right, None
 
 
 class _Materialised(torch.autograd.Function):
-    """`y = x DeltaW^T`, with the update built anew whenever it is needed."""
+    """`y = x DeltaW^T`."""
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, left: Tensor, right: Tensor, network: TensorNetwork
+        ctx: Any, inputs: Tensor, left: Tensor, right: Tensor, network: TensorNetwork
     ) -> Tensor:
-        ctx.save_for_backward(rows, left, right)
-        ctx.network = network
-        with _no_autocast(rows):
-            return rows @ build_update(network.cast(rows.dtype), left, right).T
+        ctx.network, rows = network, _rows(inputs)
+        with _no_autocast(inputs):
+            update = build_update(network.cast(inputs.dtype), left, right)
+            _save(ctx, inputs, left, right, update)
+            return rows @ update.T
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
-        rows, left, right = ctx.saved_tensors
-        with _no_autocast(rows):
-            grad, grad_rows = grad.to(rows.dtype), None
-            network = ctx.network.cast(rows.dtype)
-            grads = _diagonal_grads(ctx, network, rows, grad, left, right)
+        inputs, left, right, *kept = ctx.saved_tensors
+        with _no_autocast(inputs):
+            grad, grad_inputs = grad.to(inputs.dtype), None
+            network = ctx.network.cast(inputs.dtype)
+            grads = _diagonal_grads(ctx, network, inputs, grad, left, right)
             if ctx.needs_input_grad[0]:
-                grad_rows = grad @ build_update(network, left, right)
-        return grad_rows, *grads, None
+                (update,) = kept or [build_update(network, left, right)]
+                grad_inputs = (grad @ update).reshape(inputs.shape)
+        return grad_inputs, *grads, None
 
 
 class _FusedLinear(torch.autograd.Function):
-    """`y = x (W_0 + DeltaW)^T`, with the sum built anew whenever it is needed."""
+    """`y = x (W_0 + DeltaW)^T`."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        rows: Tensor,
+        inputs: Tensor,
         left: Tensor,
         right: Tensor,
         network: TensorNetwork,
         weight: Tensor,
         bias: Tensor | None,
     ) -> Tensor:
-        ctx.save_for_backward(rows, left, right)
         ctx.network, ctx.weight = network, weight
+        summed = weight + build_update(network.cast(inputs.dtype), left, right)
+        _save(ctx, inputs, left, right, summed)
         # The same kernel and memory layout as the frozen layer's own: with an update of zero the
         # output is the same to the bit.
-        return F.linear(rows, weight + build_update(network.cast(rows.dtype), left, right), bias)
+        return F.linear(_rows(inputs), summed, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
-        rows, left, right = ctx.saved_tensors
-        network, grad_rows = ctx.network.cast(rows.dtype), None
-        grads = _diagonal_grads(ctx, network, rows, grad, left, right)
+        inputs, left, right, *kept = ctx.saved_tensors
+        network, grad_inputs = ctx.network.cast(inputs.dtype), None
+        grads = _diagonal_grads(ctx, network, inputs, grad, left, right)
         if ctx.needs_input_grad[0]:
-            grad_rows = grad @ (ctx.weight + build_update(network, left, right))
-        return grad_rows, *grads, None, None, None
+            (summed,) = kept or [ctx.weight + build_update(network, left, right)]
+            grad_inputs = (grad @ summed).reshape(inputs.shape)
+        return grad_inputs, *grads, None, None, None
+
+
+def _save(ctx: Any, inputs: Tensor, left: Tensor, right: Tensor, matrix: Tensor) -> None:
+    """Save for backward, with a matrix that was built if it takes no more than the input."""
+    kept = [matrix] if keeps_update(len(matrix), len(_rows(inputs))) else []
+    ctx.save_for_backward(inputs, left, right, *kept)
 
 
 def _diagonal_grads(
-    ctx: Any, network: TensorNetwork, rows: Tensor, grad: Tensor, left: Tensor, right: Tensor
+    ctx: Any, network: TensorNetwork, inputs: Tensor, grad: Tensor, left: Tensor, right: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of the diagonals, from `B = L^T (g^T x) M^T` and `H = B * G_k`."""
     if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
         return None, None
+    rows = _rows(inputs)
     to_in, to_out = transposed(network.in_factors), transposed(network.out_factors)
     modes, ranks, out_order, identity = network.product_shape()
     weight_first, rows_first = core_gradient_costs(modes, ranks, out_order, len(rows), identity)
@@ -180,7 +248,8 @@ def _diagonal_grads(
         product = kron_matmul(grad.T @ rows, to_in)
         product = kron_matmul(product.T, to_out).T
     else:
-        product = kron_matmul(grad, to_out).T @ kron_matmul(rows, to_in)
+        # By the network as it is: a cast one has matrices of its own, which no other layer knows.
+        product = kron_matmul(grad, to_out).T @ _project(ctx.network, inputs)
     weighted = product.to(left.dtype) * network.unfolded_core().to(left.dtype)
     return weighted @ right, weighted.T @ left
 
@@ -199,19 +268,23 @@ def _sum_product(first: Tensor, second: Tensor, like: Tensor) -> Tensor:
     return (first.to(like.dtype) * second).sum(0)
 
 
-def _rows(network: TensorNetwork, inputs: Tensor) -> Tensor:
+def _check(network: TensorNetwork, inputs: Tensor) -> None:
     if inputs.shape[-1] != network.in_features:
         raise ValueError(
             f"input has shape {tuple(inputs.shape)}: expected {network.in_features} in the last "
             "dimension, the product of the in modes"
         )
-    return inputs.reshape(-1, network.in_features)
 
 
-def _way(network: TensorNetwork, rows: Tensor, compute: str, *, fused: bool) -> str:
+def _rows(inputs: Tensor) -> Tensor:
+    return inputs.reshape(-1, inputs.shape[-1])
+
+
+def _way(network: TensorNetwork, inputs: Tensor, compute: str, *, fused: bool) -> str:
     if compute == "auto":
         modes, ranks, out_order, identity = network.product_shape()
-        return choose_compute(modes, ranks, out_order, len(rows), fused=fused, identity=identity)
+        rows = inputs.numel() // inputs.shape[-1]
+        return choose_compute(modes, ranks, out_order, rows, fused=fused, identity=identity)
     if compute not in {"factored", "materialised"}:
         raise ValueError(f"compute is {compute!r}: expected auto, factored or materialised")
     return compute

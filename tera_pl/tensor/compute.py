@@ -39,8 +39,8 @@ def factored_cost(
 ) -> int:
     """Count multiply-adds of a forward and backward by way of the activations.
 
-    Forward applies M, the core and L; backward goes back through all three, and forward again up
-    to the core, since nothing but the input is kept.
+    Forward applies M, the core and L; backward goes back through all three, and forward through
+    the core again. What layers of the same input share is counted for each of them.
 
     Args:
         modes: Sizes of all modes.
@@ -53,7 +53,7 @@ def factored_cost(
         The number of multiply-adds on top of the frozen layer.
     """
     cost_in, cost_core, cost_out = _costs(modes, ranks, out_order, identity)
-    return tokens * (3 * cost_in + 3 * cost_core + 2 * cost_out)
+    return tokens * (2 * cost_in + 3 * cost_core + 2 * cost_out)
 
 
 def materialised_cost(
@@ -67,9 +67,9 @@ def materialised_cost(
 ) -> int:
     """Count multiply-adds of a forward and backward by way of the update itself.
 
-    Forward builds the update; backward builds it again and forms the gradient of the core. Where
-    the update cannot be added to the frozen weight (`fused` is false) it is also multiplied with
-    the input and with the gradient.
+    Forward builds the update; backward builds it again, unless it is kept, and forms the gradient
+    of the core. Where the update cannot be added to the frozen weight (`fused` is false) it is
+    also multiplied with the input and with the gradient.
 
     Args:
         modes: Sizes of all modes.
@@ -86,7 +86,21 @@ def materialised_cost(
     cost_in, _, cost_out = _costs(modes, ranks, out_order, identity)
     build = math.prod(ranks[:out_order]) * cost_in + in_features * cost_out
     gradient = min(core_gradient_costs(modes, ranks, out_order, tokens, identity))
-    return 2 * build + gradient + (0 if fused else 2 * tokens * out_features * in_features)
+    times = 1 if keeps_update(out_features, tokens) else 2
+    return times * build + gradient + (0 if fused else 2 * tokens * out_features * in_features)
+
+
+def keeps_update(out_features: int, tokens: int) -> bool:
+    """Whether a built update is kept until backward: if it is no larger than the layer's input.
+
+    Args:
+        out_features: Number of rows of the update.
+        tokens: Number of rows of the input, which are as long.
+
+    Returns:
+        Whether it is kept. Else it is built again.
+    """
+    return out_features <= tokens
 
 
 def core_gradient_costs(

@@ -1,12 +1,13 @@
 """Both ways to apply a network, forward and backward, and what they keep."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from tera_pl.tensor import TensorNetwork, apply, apply_linear, contract
+from tera_pl.tensor import TensorNetwork, application, apply, apply_linear, contract
 from tests.tensor.conftest import make_network
 
 WAYS = ["factored", "materialised", "auto"]
@@ -186,6 +187,119 @@ def test_only_input_and_vectors_are_saved(compute, with_layer):
     # The input, and vectors with their products: at most six vectors of one dimension's size.
     assert sum(new.values()) <= inputs.nbytes + 6 * 4 * size
     assert max(new.values()) == inputs.nbytes < weight.nbytes
+
+
+@pytest.mark.parametrize("with_layer", [False, True])
+def test_a_built_matrix_is_kept_if_it_is_no_larger_than_the_input(with_layer):
+    network = make_network("out_split")
+    inputs, weight, _ = tensors(network, rows=network.out_features)
+    expected = torch.autograd.grad(
+        ((inputs @ (contract(network) + with_layer * weight).T).sin()).sum(),
+        [inputs, *network.vectors],
+    )
+
+    def run(rows):
+        if with_layer:
+            return apply_linear(network, rows, weight, None, "materialised")
+        return apply(network, rows, "materialised")
+
+    saved, outputs = saved_bytes(lambda: run(inputs))
+    assert inputs.nbytes == weight.nbytes
+    assert list(saved.values()).count(weight.nbytes) == 2
+    found = torch.autograd.grad(outputs.sin().sum(), [inputs, *network.vectors])
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    fewer, _ = saved_bytes(lambda: run(inputs[1:]))
+    assert list(fewer.values()).count(weight.nbytes) == 1  # the input, a view of all of it
+
+
+@pytest.fixture
+def projections(monkeypatch):
+    """How often `M x` was computed."""
+    made = []
+    plain = application._Projection.forward
+
+    def forward(ctx, inputs, network):
+        made.append(inputs.shape)
+        return plain(ctx, inputs, network)
+
+    monkeypatch.setattr(application._Projection, "forward", staticmethod(forward))
+    return made
+
+
+def share_factors(first, second):
+    """The second network with the factors of the first, as layers of one model have them."""
+    return replace(second, factors=first.factors, parts=first.parts)
+
+
+@pytest.mark.parametrize("compute", WAYS[:2])
+@pytest.mark.parametrize("shape", ["out_split", "both_split", "kronecker", "some_of_each"])
+def test_layers_of_one_input_share_its_projection(compute, shape, projections):
+    query = make_network(shape)
+    value = share_factors(query, make_network(shape, seed=5))
+    leaf, _, _ = tensors(query, rows=2)
+    inputs = leaf * 2
+    variables = [leaf, *query.vectors, *value.vectors]
+    by_equation = (inputs @ contract(query).T).sin() + (inputs @ contract(value).T).cos()
+    expected = torch.autograd.grad(by_equation.sum(), variables, retain_graph=True)
+    ours = apply(query, inputs, compute).sin() + apply(value, inputs, compute).cos()
+    found = torch.autograd.grad(ours.sum(), variables)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert len(projections) == 1
+
+
+def test_a_projection_is_shared_by_nothing_else(projections):
+    network, other = make_network("out_split"), make_network("out_split", seed=5)
+    inputs = tensors(network)[0] * 2
+    results = []
+
+    def check(network, inputs, number):
+        results.append(apply(network, inputs, "factored"))
+        torch.testing.assert_close(results[-1], inputs @ contract(network).T)
+        assert len(projections) == number
+
+    check(network, inputs, 1)
+    check(network, inputs, 1)
+    check(other, inputs, 2)  # other factors
+    check(network, inputs * 1, 3)  # another input
+    with torch.no_grad():
+        check(network, inputs, 4)  # no gradient
+        inputs += 1
+    check(network, inputs, 5)  # other values in the same place
+    plain = inputs.detach()
+    check(network, plain, 6)
+    check(network, plain.requires_grad_(), 7)  # a gradient, which it did not need before
+    assert results[-1].requires_grad
+
+
+def test_a_projection_does_not_outlive_its_input():
+    network = make_network("out_split")
+    leaf, _, _ = tensors(network)
+    before = len(application._projected)
+    inputs = leaf * 2
+    outputs = [apply(network, leaf, "factored"), apply(network, inputs, "factored")]
+    alive = weakref.ref(leaf)
+    assert len(application._projected) == before + 1
+    del inputs, outputs
+    assert len(application._projected) == before
+    del leaf
+    assert alive() is None
+
+
+def test_an_input_serves_several_backward_passes():
+    network = make_network("out_split")
+    inputs = tensors(network)[0].detach()
+    found = []
+    for _ in range(2):
+        outputs = apply(network, inputs, "factored")
+        found.append(torch.autograd.grad(outputs.sin().sum(), network.vectors))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    leaf = inputs.clone().requires_grad_()
+    view = leaf.view_as(leaf)  # its graph holds no tensor that a first pass could free
+    for _ in range(2):
+        apply(network, view, "factored").sum().backward()
+    torch.testing.assert_close(
+        leaf.grad, 2 * contract(network).detach().sum(0).expand(len(leaf), -1)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
