@@ -1,12 +1,11 @@
-"""Apply a tensor network to activations, forward and backward, keeping little more than the input.
+"""Apply a tensor network to activations, forward and backward, with as few products as possible.
 
 Notation as in `tera_pl.tensor.network`; T is the number of rows (tokens). Frozen tensors are held
-by reference: they belong to the model. For backward the two diagonals are saved and either the
-input or `M x`, which has its size and which layers that read the same input share; of what was
-built, only a matrix that is no larger than the input. All else is computed again. Diagonals stay
-in their own type, float32: what they multiply is rounded to the type of the products once,
-afterwards, as mixed-precision training does with any weight, and their gradients are summed in
-float32.
+by reference: they belong to the model. For backward are saved: through the factors `M x`, which
+layers that read the same input share, and the core's product; through the update the input, and
+what was built if it is no larger than that. Diagonals stay in their own type, float32: what they
+multiply is rounded to the type of the products once, afterwards, as mixed-precision training does
+with any weight, and their gradients are summed in float32.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -98,18 +97,28 @@ def _project(network: TensorNetwork, inputs: Tensor) -> Tensor:
     matrices = network.in_factors
     if all(isinstance(matrix, int) for matrix in matrices):
         return _rows(inputs)
-    # A leaf would be kept alive by the graph of its own result.
-    if inputs.is_inference() or (inputs.is_leaf and inputs.requires_grad):
-        return _Projection.apply(inputs, network)  # type: ignore[no-untyped-call]
-    # An input may change in place, or come to need a gradient.
-    state = (inputs._version, inputs.requires_grad, torch.is_grad_enabled())
-    known = [entry for entry in _projected.get(inputs, ()) if entry[0][0] == inputs._version]
-    for known_state, known_matrices, inner in known:
-        if known_state == state and _same(known_matrices, matrices):
-            return inner
-    inner = _Projection.apply(inputs, network)  # type: ignore[no-untyped-call]
-    _projected[inputs] = [*known, (state, matrices, inner)]
+    inner = _find_projection(network, inputs)
+    if inner is None:
+        inner = _Projection.apply(inputs, network)  # type: ignore[no-untyped-call]
+        # A leaf would be kept alive by the graph of its own result.
+        if not inputs.is_inference() and not (inputs.is_leaf and inputs.requires_grad):
+            state = _state(inputs)
+            others = [some for some in _projected.get(inputs, ()) if some[0][0] == state[0]]
+            _projected[inputs] = [*others, (state, matrices, inner)]
     return inner
+
+
+def _find_projection(network: TensorNetwork, inputs: Tensor) -> Tensor | None:
+    """Give `x M^T` if a layer has computed it for this input and these factors."""
+    for state, matrices, inner in _projected.get(inputs, ()):
+        if state == _state(inputs) and _same(matrices, network.in_factors):
+            return inner
+    return None
+
+
+def _state(inputs: Tensor) -> tuple[int, bool, bool]:
+    # An input may change in place, or come to need a gradient.
+    return inputs._version, inputs.requires_grad, torch.is_grad_enabled()
 
 
 def _same(first: Matrices, second: Matrices) -> bool:
@@ -138,34 +147,33 @@ class _Projection(torch.autograd.Function):
 
 
 class _Factored(torch.autograd.Function):
-    """`y = L (D_L (G_k (D_R z)))`."""
+    """`y = L (D_L u)` with `u = G_k (D_R z)`."""
 
     @staticmethod
     def forward(
         ctx: Any, inner: Tensor, left: Tensor, right: Tensor, network: TensorNetwork
     ) -> Tensor:
-        ctx.save_for_backward(inner, left, right)
         ctx.network = network
         network = network.cast(inner.dtype)
         with _no_autocast(inner):
             after = (inner * right).to(inner.dtype) @ network.unfolded_core().T
+            ctx.save_for_backward(inner, after, left, right)
             return kron_matmul((after * left).to(inner.dtype), network.out_factors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
-        inner, left, right = ctx.saved_tensors
+        inner, after, left, right = ctx.saved_tensors
         network, dtype = ctx.network.cast(inner.dtype), inner.dtype
-        core = network.unfolded_core()
         grad_left = grad_right = grad_inner = None
         with _no_autocast(inner):
-            after = kron_matmul(grad.to(dtype), transposed(network.out_factors))
-            before = (after * left).to(dtype) @ core
-            if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-                grad_right = _sum_product(before, inner, right)
-                grad_left = _sum_product(after, (inner * right).to(dtype) @ core.T, left)
-            if ctx.needs_input_grad[0]:
-                grad_inner = (before * right).to(dtype)
+            grad = kron_matmul(grad.to(dtype), transposed(network.out_factors))
+            if ctx.needs_input_grad[1]:
+                grad_left = _sum_product(grad, after, left)
+            if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
+                grad = (grad * left).to(dtype) @ network.unfolded_core()
+                grad_right = _sum_product(grad, inner, right)
+                grad_inner = (grad * right).to(dtype)
         return grad_inner, grad_left, grad_right, None
 
 
@@ -283,8 +291,15 @@ def _rows(inputs: Tensor) -> Tensor:
 def _way(network: TensorNetwork, inputs: Tensor, compute: str, *, fused: bool) -> str:
     if compute == "auto":
         modes, ranks, out_order, identity = network.product_shape()
-        rows = inputs.numel() // inputs.shape[-1]
-        return choose_compute(modes, ranks, out_order, rows, fused=fused, identity=identity)
+        return choose_compute(
+            modes,
+            ranks,
+            out_order,
+            inputs.numel() // inputs.shape[-1],
+            fused=fused,
+            projected=_find_projection(network, inputs) is not None,
+            identity=identity,
+        )
     if compute not in {"factored", "materialised"}:
         raise ValueError(f"compute is {compute!r}: expected auto, factored or materialised")
     return compute

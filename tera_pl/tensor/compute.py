@@ -35,25 +35,27 @@ def factored_cost(
     ranks: Sequence[int],
     out_order: int,
     tokens: int,
+    *,
+    projected: bool = False,
     identity: Collection[int] = (),
 ) -> int:
     """Count multiply-adds of a forward and backward by way of the activations.
 
-    Forward applies M, the core and L; backward goes back through all three, and forward through
-    the core again. What layers of the same input share is counted for each of them.
+    Forward applies M, the core and L; backward goes back through all three.
 
     Args:
         modes: Sizes of all modes.
         ranks: Ranks of all modes.
         out_order: Number of out modes.
         tokens: Number of rows of the input.
+        projected: Whether another layer applies M to the same input, which serves this one too.
         identity: Modes whose factor is the identity.
 
     Returns:
         The number of multiply-adds on top of the frozen layer.
     """
     cost_in, cost_core, cost_out = _costs(modes, ranks, out_order, identity)
-    return tokens * (2 * cost_in + 3 * cost_core + 2 * cost_out)
+    return tokens * ((0 if projected else 2 * cost_in) + 2 * cost_core + 2 * cost_out)
 
 
 def materialised_cost(
@@ -136,6 +138,7 @@ def choose_compute(
     tokens: int,
     *,
     fused: bool,
+    projected: bool = False,
     identity: Collection[int] = (),
 ) -> Literal["factored", "materialised"]:
     """Pick the way with fewer multiply-adds for forward and backward together.
@@ -146,6 +149,7 @@ def choose_compute(
         out_order: Number of out modes.
         tokens: Number of rows of the input.
         fused: As in `materialised_cost`.
+        projected: As in `factored_cost`.
         identity: Modes whose factor is the identity.
 
     Returns:
@@ -158,7 +162,9 @@ def choose_compute(
         >>> choose_compute(tokens=1024, **shape), choose_compute(tokens=8192, **shape)
         ('factored', 'materialised')
     """
-    factored = factored_cost(modes, ranks, out_order, tokens, identity)
+    factored = factored_cost(
+        modes, ranks, out_order, tokens, projected=projected, identity=identity
+    )
     materialised = materialised_cost(
         modes, ranks, out_order, tokens, fused=fused, identity=identity
     )
