@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tera_pl.tensor import TensorNetwork
-from tera_pl.tensor.network import kron_matmul, transposed
+from tera_pl.tensor.network import kron_matmul, kron_matmul_left, transposed
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def fit_vectors(
     core = network.core * network.scaling
     grams = [factor @ factor.T for factor in network.factors]
     image = kron_matmul(target, transposed(network.in_factors))
-    image = kron_matmul(image.T, transposed(network.out_factors)).T.reshape(network.ranks)
+    image = kron_matmul_left(transposed(network.out_factors), image).reshape(network.ranks)
     norm = target.square().sum().item()
     vectors = list(network.vectors)
     errors = [_error(core, vectors, grams, image, norm)]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tera_pl.analysis.fitting import best_rank_one, double
 from tera_pl.tensor import TensorNetwork
-from tera_pl.tensor.network import kron_matmul
+from tera_pl.tensor.network import kron_matmul, kron_matmul_left
 
 
 def rank_bound(ranks: Sequence[int], out_order: int) -> int:
@@ -208,4 +208,4 @@ def two_sided(left: Sequence[Tensor], matrix: Tensor, right: Sequence[Tensor]) -
         Matrix of shape `(prod a_i, prod d_i)`. The Kronecker products are never formed.
     """
     rows = kron_matmul(matrix, right)
-    return kron_matmul(rows.T, [factor.T for factor in left]).T
+    return kron_matmul_left([factor.T for factor in left], rows)

@@ -23,6 +23,7 @@ from tera_pl.tensor.network import (
     TensorNetwork,
     build_update,
     kron_matmul,
+    kron_matmul_left,
     transposed,
 )
 
@@ -254,7 +255,7 @@ def _diagonal_grads(
     weight_first, rows_first = core_gradient_costs(modes, ranks, out_order, len(rows), identity)
     if weight_first < rows_first:
         product = kron_matmul(grad.T @ rows, to_in)
-        product = kron_matmul(product.T, to_out).T
+        product = kron_matmul_left(to_out, product)
     else:
         # By the network as it is: a cast one has matrices of its own, which no other layer knows.
         product = kron_matmul(grad, to_out).T @ _project(ctx.network, inputs)

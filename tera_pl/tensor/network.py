@@ -163,20 +163,43 @@ def kron_matmul(rows: Tensor, matrices: Matrices) -> Tensor:
     Returns:
         Tensor of shape `(T, prod b_i)`. The Kronecker product is never formed.
     """
-    if all(isinstance(matrix, int) for matrix in matrices):
-        return rows
-    num_rows = rows.shape[0]
+    return _multiply_modes(rows.unsqueeze(2), matrices).squeeze(2)
+
+
+def kron_matmul_left(matrices: Matrices, columns: Tensor) -> Tensor:
+    """Multiply columns by a transposed Kronecker product: `kron(matrices).T @ columns`.
+
+    Args:
+        matrices: Of shapes `(a_i, b_i)`; an integer is the identity of that size.
+        columns: Of shape `(prod a_i, C)`.
+
+    Returns:
+        Tensor of shape `(prod b_i, C)`.
+    """
+    return _multiply_modes(columns.unsqueeze(0), matrices).squeeze(0)
+
+
+def _multiply_modes(values: Tensor, matrices: Matrices) -> Tensor:
+    """Multiply the middle dimension, `(T, prod a_i, C) -> (T, prod b_i, C)`."""
+    num_rows, size, num_columns = values.shape
+    before, after = num_rows, size * num_columns
     for matrix in matrices:
         if isinstance(matrix, int):
-            rows = rows.reshape(num_rows, matrix, -1).transpose(1, 2).reshape(num_rows, -1)
+            before, after = before * matrix, after // matrix
             continue
-        # The leading mode is multiplied and becomes the last; after all of them the order is back.
-        rest = rows.shape[1] // matrix.shape[0]
-        folded = rows.reshape(num_rows, matrix.shape[0], rest).transpose(1, 2)
-        # Two dimensions, or torch would make one small product per row.
-        product = folded.reshape(num_rows * rest, matrix.shape[0]) @ matrix
-        rows = product.reshape(num_rows, rest * matrix.shape[1])
-    return rows
+        after //= matrix.shape[0]
+        if after == 1:
+            values = values.reshape(before, matrix.shape[0]) @ matrix
+        elif after >= matrix.shape[0]:
+            values = matrix.T @ values.reshape(before, matrix.shape[0], after)
+        else:
+            # Many tall products, a few columns each, are slow: all of them as the rows of one.
+            folded = values.reshape(before, matrix.shape[0], after).transpose(1, 2)
+            product = folded.reshape(before * after, matrix.shape[0]) @ matrix
+            values = product.reshape(before, after, matrix.shape[1]).transpose(1, 2)
+        before *= matrix.shape[1]
+        size = size // matrix.shape[0] * matrix.shape[1]
+    return values.reshape(num_rows, size, num_columns)
 
 
 def transposed(matrices: Matrices) -> Matrices:
@@ -197,8 +220,7 @@ def build_update(network: TensorNetwork, left: Tensor, right: Tensor) -> Tensor:
     """
     core = network.unfolded_core()
     scaled = (core * left.unsqueeze(1) * right).to(core.dtype)
-    rows = kron_matmul(scaled, network.in_factors)
-    return kron_matmul(rows.T, network.out_factors).T
+    return kron_matmul_left(network.out_factors, kron_matmul(scaled, network.in_factors))
 
 
 def contract(network: TensorNetwork) -> Tensor:

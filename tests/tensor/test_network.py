@@ -7,8 +7,11 @@ import math
 import pytest
 import tensorly
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tera_pl.tensor import TensorNetwork, contract
+from tera_pl.tensor.network import kron_matmul, kron_matmul_left
 from tests.tensor.conftest import make_network
 
 tensorly.set_backend("pytorch")
@@ -88,3 +91,24 @@ def test_shapes_that_disagree_are_refused(change, message):
     parts = {"core": network.core, "factors": network.factors, "vectors": network.vectors}
     with pytest.raises(ValueError, match=message):
         TensorNetwork(**(parts | {"out_order": 2} | change))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 6), st.integers(1, 6), st.booleans()), min_size=1, max_size=4
+    ),
+    st.integers(0, 5),
+    st.randoms(use_true_random=False),
+)
+def test_products_mode_by_mode_are_those_with_the_kronecker_product(sizes, count, random):
+    generator = torch.Generator().manual_seed(random.randrange(2**32))
+    shapes = [(a, a if identity else b) for a, b, identity in sizes]
+    dense = [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    matrices = []
+    for index, (a, _, identity) in enumerate(sizes):
+        dense[index] = torch.eye(a, dtype=torch.float64) if identity else dense[index]
+        matrices.append(a if identity else dense[index])
+    product = functools.reduce(torch.kron, dense)
+    rows = torch.randn(count, len(product), generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(kron_matmul(rows, matrices), rows @ product)
+    torch.testing.assert_close(kron_matmul_left(matrices, rows.T), product.T @ rows.T)
