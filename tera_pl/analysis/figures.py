@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter, StrMethodFormatter
 
 from tera_pl.analysis.drawing import method_style, style
-from tera_pl.analysis.groups import Group
+from tera_pl.analysis.groups import NO_ADAPTERS, Group
 from tera_pl.analysis.layouts import Column
 from tera_pl.analysis.selections import (
     NoDataError,
@@ -30,7 +30,7 @@ CURVES = ("val/loss", "val/accuracy_average", "val/accuracy", "train/loss")
 CAPTIONS = {
     "score_against_trained": "Test {} against trained numbers; the area of a mark grows with the "
     "rank of ΔW over the largest possible one, mean over layers; bars are a standard deviation "
-    "over seeds (the paper's Fig. 1). Hollow marks: no rank known.",
+    "over seeds (the paper's Fig. 1); right: adapters alone. Hollow marks: no rank known.",
     "ranks": "Numerical rank of ΔW per layer after training, mean over seeds, of every method's "
     "best-scoring setting, lines a little apart sideways; grey: the largest possible rank "
     "(Fig. 3).",
@@ -87,13 +87,30 @@ def draw_all(groups: Sequence[Group], headline: Column) -> list[Drawing]:
 
 
 def draw_scores(groups: Sequence[Group], headline: Column) -> Figure:
-    """Draw score, trained numbers and rank of every group."""
-    figure, axes = _one()
+    """Draw score, trained numbers and rank of every group; adapters once more by themselves."""
+    known = [group for group in groups if group.trained and scores_of(group, headline)]
+    if not known:
+        raise NoDataError("no run has both a score and a count of trained numbers")
+    adapters = [group for group in known if group.method not in NO_ADAPTERS]
+    # Full fine-tuning trains a thousand times as much, and prompts score far below.
+    sets = [known, adapters] if 1 < len(adapters) < len(known) else [known]
+    figure = Figure(figsize=(3.6 * len(sets) + 2.2, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(sets), squeeze=False)[0]
+    for axes, some in zip(panels, sets, strict=True):
+        _scatter(axes, some, headline)
+        _label_trained(axes, headline)
+    _legend(figure, panels[0])
+    if len(sets) > 1:
+        panels[1].set_title("adapters")
+    return figure
+
+
+def _scatter(axes: Axes, groups: Sequence[Group], headline: Column) -> None:
+    """Draw groups that have a score and a count."""
     named: set[str] = set()
     for group in groups:
+        assert group.trained is not None
         scores = scores_of(group, headline)
-        if not scores or group.trained is None:
-            continue
         found = mean_ranks(group).values()
         ranks = [rank for values, _ in found for rank in values]
         shares = [rank / largest for values, largest in found for rank in values]
@@ -104,13 +121,14 @@ def draw_scores(groups: Sequence[Group], headline: Column) -> Figure:
             _sd(scores),
             color=look["color"],
             capsize=2,
+            linewidth=0.8,
             zorder=1,
         )
         label = group.method + (f", rank {mean(ranks):.0f}" if ranks else "")
         axes.scatter(
             group.trained,
             mean(scores),
-            s=20 + 130 * mean(shares) if ranks else 40,
+            s=12 + 70 * mean(shares) if ranks else 30,
             marker=look["marker"],
             facecolor=look["color"] if ranks else "none",
             edgecolor=look["color"],
@@ -119,11 +137,6 @@ def draw_scores(groups: Sequence[Group], headline: Column) -> Figure:
             label=None if group.method in named else label,
         )
         named.add(group.method)
-    if not named:
-        raise NoDataError("no run has both a score and a count of trained numbers")
-    _label_trained(axes, headline)
-    _legend(figure, axes)
-    return figure
 
 
 def draw_ranks(groups: Mapping[str, Group], *, by_method: bool) -> Figure:
