@@ -43,6 +43,10 @@ _TARGETS = ["q_proj", "v_proj"]
 METHODS: dict[str, PeftConfig] = {
     "tera": TeraConfig(target_modules=_TARGETS, out_modes=2),
     "tera_identity": TeraConfig(target_modules=_TARGETS, out_modes=2, factor_init="identity"),
+    "tera_kronecker": TeraConfig(target_modules=_TARGETS, out_modes=2, factor_init="kronecker"),
+    "tera_structured": TeraConfig(
+        target_modules=_TARGETS, out_modes=2, core_init="kronecker", factor_init="kronecker"
+    ),
     "tera_both_split": TeraConfig(target_modules=_TARGETS, out_modes=2, in_modes=2),
     "lora_r32": peft.LoraConfig(target_modules=_TARGETS, r=32, lora_alpha=64),
     "dora_r32": peft.LoraConfig(target_modules=_TARGETS, r=32, lora_alpha=64, use_dora=True),

@@ -17,7 +17,13 @@ from torch.amp.autocast_mode import is_autocast_available
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from tera_pl.tensor.compute import Compute, choose_compute, core_gradient_costs, keeps_update
+from tera_pl.tensor.compute import (
+    Compute,
+    choose_compute,
+    core_gradient_costs,
+    keeps_update,
+    kron_cost,
+)
 from tera_pl.tensor.network import (
     Matrices,
     TensorNetwork,
@@ -157,7 +163,8 @@ class _Factored(torch.autograd.Function):
         ctx.network = network
         network = network.cast(inner.dtype)
         with _no_autocast(inner):
-            after = (inner * right).to(inner.dtype) @ network.unfolded_core().T
+            scaled = (inner * right).to(inner.dtype)
+            after = kron_matmul(scaled, transposed(network.core_matrices))
             ctx.save_for_backward(inner, after, left, right)
             return kron_matmul((after * left).to(inner.dtype), network.out_factors)
 
@@ -172,7 +179,7 @@ class _Factored(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 grad_left = _sum_product(grad, after, left)
             if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
-                grad = (grad * left).to(dtype) @ network.unfolded_core()
+                grad = kron_matmul((grad * left).to(dtype), network.core_matrices)
                 grad_right = _sum_product(grad, inner, right)
                 grad_inner = (grad * right).to(dtype)
         return grad_inner, grad_left, grad_right, None
@@ -300,6 +307,10 @@ def _way(network: TensorNetwork, inputs: Tensor, compute: str, *, fused: bool) -
             fused=fused,
             projected=_find_projection(network, inputs) is not None,
             identity=identity,
+            core_cost=kron_cost(
+                [part.shape[1] for part in network.core_matrices],
+                [part.shape[0] for part in network.core_matrices],
+            ),
         )
     if compute not in {"factored", "materialised"}:
         raise ValueError(f"compute is {compute!r}: expected auto, factored or materialised")

@@ -38,6 +38,7 @@ def factored_cost(
     *,
     projected: bool = False,
     identity: Collection[int] = (),
+    core_cost: int | None = None,
 ) -> int:
     """Count multiply-adds of a forward and backward by way of the activations.
 
@@ -50,11 +51,13 @@ def factored_cost(
         tokens: Number of rows of the input.
         projected: Whether another layer applies M to the same input, which serves this one too.
         identity: Modes whose factor is the identity.
+        core_cost: Multiply-adds of the core per row, if it has a structure.
 
     Returns:
         The number of multiply-adds on top of the frozen layer.
     """
-    cost_in, cost_core, cost_out = _costs(modes, ranks, out_order, identity)
+    cost_in, dense_core, cost_out = _costs(modes, ranks, out_order, identity)
+    cost_core = dense_core if core_cost is None else core_cost
     return tokens * ((0 if projected else 2 * cost_in) + 2 * cost_core + 2 * cost_out)
 
 
@@ -140,6 +143,7 @@ def choose_compute(
     fused: bool,
     projected: bool = False,
     identity: Collection[int] = (),
+    core_cost: int | None = None,
 ) -> Literal["factored", "materialised"]:
     """Pick the way with fewer multiply-adds for forward and backward together.
 
@@ -151,6 +155,7 @@ def choose_compute(
         fused: As in `materialised_cost`.
         projected: As in `factored_cost`.
         identity: Modes whose factor is the identity.
+        core_cost: As in `factored_cost`.
 
     Returns:
         The cheaper way; `factored`, which needs less memory, if they cost the same.
@@ -163,7 +168,13 @@ def choose_compute(
         ('factored', 'materialised')
     """
     factored = factored_cost(
-        modes, ranks, out_order, tokens, projected=projected, identity=identity
+        modes,
+        ranks,
+        out_order,
+        tokens,
+        projected=projected,
+        identity=identity,
+        core_cost=core_cost,
     )
     materialised = materialised_cost(
         modes, ranks, out_order, tokens, fused=fused, identity=identity

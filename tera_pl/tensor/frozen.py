@@ -26,8 +26,8 @@ from tera_pl.tensor.streams import kac_rotation, normal, rademacher, uniform
 
 SCHEME = 1
 
-CoreInit = Literal["normal", "uniform", "rademacher", "orthogonal"]
-FactorInit = Literal["normal", "uniform", "rademacher", "orthogonal", "identity", "kronecker"]
+CoreInit = Literal["normal", "uniform", "rademacher", "orthogonal", "kronecker"]
+FactorInit = Literal["normal", "uniform", "rademacher", "orthogonal", "kronecker", "identity"]
 
 
 @dataclass(frozen=True)
@@ -124,57 +124,64 @@ def draw(key: FrozenKey) -> Tensor:
         return torch.eye(*key.shape, device="cpu", dtype=torch.float32)
     parts = draw_parts(key)
     if parts is not None:
-        return reduce(torch.kron, parts)
+        return reduce(torch.kron, parts).reshape(key.shape)
     if key.distribution == "orthogonal":
-        return (_orthogonal(key) * scale).float()
+        return (_orthogonal(key.text, *_matrix_shape(key)) * scale).float().reshape(key.shape)
     samplers = {"normal": normal, "uniform": uniform, "rademacher": rademacher}
     if key.distribution not in samplers:
         raise ValueError(
-            f"{key.role} cannot be {key.distribution!r}: expected {', '.join(samplers)} or "
-            f"orthogonal{'' if key.role == 'core' else ', identity or kronecker'}"
+            f"{key.role} cannot be {key.distribution!r}: expected {', '.join(samplers)}, "
+            f"orthogonal{'' if key.role == 'core' else ', identity'} or kronecker"
         )
     pieces = samplers[key.distribution](key.text, math.prod(key.shape))
     return torch.cat([(piece * scale).float() for piece in pieces]).reshape(key.shape)
 
 
 def draw_parts(key: FrozenKey) -> list[Tensor] | None:
-    """Draw the matrices whose Kronecker product a `kronecker` factor is.
+    """Draw the matrices whose Kronecker product a `kronecker` factor, or unfolded core, is.
 
     Args:
         key: What they depend on.
 
     Returns:
-        Two orthogonal matrices of the most balanced sizes, or one where the size is prime, scaled
-        to the variance of the key, in float32 on the CPU; null for any other distribution.
+        Two matrices of the most balanced sizes with orthogonal rows or columns, or one where a
+        size is prime, scaled to the variance of the key, in float32 on the CPU; null for any
+        other distribution.
 
     Raises:
-        ValueError: If the rank is below the size.
+        ValueError: If the rank of a factor is below the size.
     """
-    if key.distribution != "kronecker" or key.role == "core":
+    if key.distribution != "kronecker":
         return None
-    rank, size = key.shape
-    if rank != size:
+    rows, columns = _matrix_shape(key)
+    if key.role != "core" and rows != columns:
         raise ValueError(
-            f"a kronecker factor of a mode of {size} has rank {rank}: expected {size}; ranks below "
-            "the sizes need another factor_init"
+            f"a kronecker factor of a mode of {columns} has rank {rows}: expected {columns}; ranks "
+            "below the sizes need another factor_init"
         )
-    is_prime = all(size % divisor for divisor in range(2, math.isqrt(size) + 1))
-    sizes = plan_modes(size, 1 if is_prime else 2)
-    # Entries of a rotation times the square root of its size have unit variance.
-    scale = key.variance ** (0.5 / len(sizes))
+    number = 2 if _is_composite(rows) and _is_composite(columns) else 1
+    scale = key.variance ** (0.5 / number)
+    sizes = zip(plan_modes(rows, number), plan_modes(columns, number), strict=True)
     return [
-        (kac_rotation(f"{key.text}#part{index}", part) * (math.sqrt(part) * scale)).float()
-        for index, part in enumerate(sizes)
+        (_orthogonal(f"{key.text}#part{index}", *shape) * scale).float()
+        for index, shape in enumerate(sizes)
     ]
 
 
-def _orthogonal(key: FrozenKey) -> Tensor:
-    """Rows or columns orthogonal, entries of unit variance, in float64."""
+def _is_composite(size: int) -> bool:
+    return any(size % divisor == 0 for divisor in range(2, math.isqrt(size) + 1))
+
+
+def _matrix_shape(key: FrozenKey) -> tuple[int, int]:
+    """Shape of a factor, or of the unfolded core."""
     split = key.split or 1
-    rows, columns = math.prod(key.shape[:split]), math.prod(key.shape[split:])
+    return math.prod(key.shape[:split]), math.prod(key.shape[split:])
+
+
+def _orthogonal(name: str, rows: int, columns: int) -> Tensor:
+    """Rows or columns orthogonal, entries of unit variance, in float64."""
     size = max(rows, columns)
-    rotation = kac_rotation(key.text, size)[:rows, :columns]
-    return (rotation * math.sqrt(size)).reshape(key.shape)
+    return kac_rotation(name, size)[:rows, :columns] * math.sqrt(size)
 
 
 def digest(tensor: Tensor) -> str:

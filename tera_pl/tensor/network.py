@@ -17,6 +17,7 @@ Notation, as in the paper (Gu et al., arXiv 2509.03234, Eq. 5 and 6), modes coun
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class TensorNetwork:
         scaling: Multiplies the update.
         parts: For some modes the matrices whose Kronecker product the factor is; none for the
             identity. Products go through them.
+        core_parts: The matrices whose Kronecker product the unfolded core is, if it is one.
 
     Raises:
         ValueError: If numbers or shapes disagree, naming the mode.
@@ -45,6 +47,7 @@ class TensorNetwork:
     out_order: int
     scaling: float = 1.0
     parts: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
+    core_parts: Sequence[Tensor] = ()
 
     def __post_init__(self) -> None:
         if not len(self.factors) == len(self.vectors) == self.core.ndim:
@@ -87,6 +90,11 @@ class TensorNetwork:
         return self._matrices(range(self.out_order, self.core.ndim))
 
     @property
+    def core_matrices(self) -> Sequence[Tensor]:
+        """The matrices whose Kronecker product the unfolded core is, for products."""
+        return self.core_parts or [self.unfolded_core()]
+
+    @property
     def out_features(self) -> int:
         """Product of the out modes."""
         return math.prod(self.modes[: self.out_order])
@@ -105,6 +113,7 @@ class TensorNetwork:
             core=self.core.to(dtype),
             factors=[factor.to(dtype) for factor in self.factors],
             parts={mode: [part.to(dtype) for part in parts] for mode, parts in self.parts.items()},
+            core_parts=[part.to(dtype) for part in self.core_parts],
         )
 
     def product_shape(self) -> tuple[list[int], list[int], int, list[int]]:
@@ -132,7 +141,9 @@ class TensorNetwork:
         return matrices
 
     def unfolded_core(self) -> Tensor:
-        """Give `G_k` of shape `(prod R_out, prod R_in)`, a view of the core."""
+        """Give `G_k`, `(prod R_out, prod R_in)`: a view of the core, or its parts multiplied."""
+        if self.core_parts:
+            return reduce(torch.kron, self.core_parts)
         return self.core.reshape(math.prod(self.ranks[: self.out_order]), -1)
 
     def diagonals(self) -> tuple[Tensor, Tensor]:

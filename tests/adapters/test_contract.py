@@ -60,6 +60,7 @@ ADAPTERS = [
     tera("reduced ranks", 3 + 5 + 7, ranks=[3, 5, 7]),
     tera("identity", 4 + 6 + 30, factor_init="identity"),
     tera("kronecker", 4 + 6 + 30, factor_init="kronecker"),
+    tera("kronecker core", 4 + 6 + 30, core_init="kronecker", factor_init="kronecker"),
     tera("rademacher", 4 + 6 + 30, core_init="rademacher", factor_init="rademacher"),
     tera("orthogonal", 4 + 6 + 30, core_init="orthogonal", factor_init="orthogonal"),
     tera("scaled", 4 + 6 + 30, scaling=2.5, zero_vector=1),

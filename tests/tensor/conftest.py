@@ -18,6 +18,7 @@ SHAPES = {
     "identity": ((2, 3, 7), (2, 3, 7), 2),
     "kronecker": ((2, 3, 20), (2, 3, 20), 2),
     "some_of_each": ((2, 3, 20, 2), (2, 3, 20, 1), 2),
+    "structured_core": ((4, 3, 20), (4, 3, 15), 2),
 }
 # Modes whose factor is the product of matrices of these sizes; the identity has none.
 PARTS = {
@@ -25,6 +26,8 @@ PARTS = {
     "kronecker": {2: [4, 5]},
     "some_of_each": {0: [], 2: [5, 4]},
 }
+# Sizes of the matrices whose product the unfolded core is.
+CORE_PARTS = {"structured_core": [(3, 5), (4, 3)]}
 
 
 def make_network(shape, dtype=torch.float64, scaling=0.7, seed=0):
@@ -43,7 +46,11 @@ def make_network(shape, dtype=torch.float64, scaling=0.7, seed=0):
         factors[mode] = reduce(torch.kron, parts[mode], torch.ones(1, 1, dtype=dtype))
         if not sizes:
             factors[mode] = torch.eye(modes[mode], dtype=dtype)
-    return TensorNetwork(draw(*ranks), factors, vectors, out_order, scaling, parts)
+    core = draw(*ranks)
+    core_parts = [draw(*size) for size in CORE_PARTS.get(shape, [])]
+    if core_parts:
+        core = reduce(torch.kron, core_parts).reshape(ranks)
+    return TensorNetwork(core, factors, vectors, out_order, scaling, parts, core_parts)
 
 
 @pytest.fixture(params=SHAPES)

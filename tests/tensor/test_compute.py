@@ -39,6 +39,14 @@ def test_a_projected_input_costs_neither_way():
     assert choose_compute(tokens=N, **narrow) == "materialised"
 
 
+def test_a_structured_core_costs_what_its_products_do():
+    expected = 10 * (2 * N * N + 2 * SMALL + 2 * SMALL)
+    assert factored_cost(tokens=10, core_cost=SMALL, **SPLIT) == expected
+    both = {"modes": [64] * 4, "ranks": [64] * 4, "out_order": 2, "fused": True}
+    assert choose_compute(tokens=4 * N, core_cost=SMALL, **both) == "factored"
+    assert choose_compute(tokens=4 * N, **both) == "materialised"
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_materialised_cost_by_hand(fused):
     tokens = 10

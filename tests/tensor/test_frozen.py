@@ -141,7 +141,7 @@ def test_orthogonal_factor_has_orthogonal_rows(shape):
     torch.testing.assert_close(drawn @ drawn.T, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("core_init", DISTRIBUTIONS)
+@pytest.mark.parametrize("core_init", [*DISTRIBUTIONS, "kronecker"])
 @pytest.mark.parametrize("factor_init", [*DISTRIBUTIONS, "identity", "kronecker"])
 @pytest.mark.parametrize("reduced", [False, True])
 def test_update_keeps_the_norm_in_expectation(core_init, factor_init, reduced):
@@ -178,6 +178,23 @@ def test_kronecker_factor_is_a_rotation_and_the_product_of_its_parts(size, sizes
     frozen.replace(torch.ones(size, size))
     assert frozen.parts() is None
     assert torch.equal(frozen.value, torch.ones(size, size))
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [((4, 6, 10), [(4, 2), (6, 5)]), ((4, 6, 7), [(24, 7)]), ((3, 3, 4, 6), [(3, 4), (3, 6)])],
+)
+def test_kronecker_core_unfolds_to_the_product_of_its_parts(shape, sizes):
+    split = len(shape) - 1 if len(shape) == 3 else 2
+    frozen = FrozenTensor(FrozenKey(7, "core", 0, shape, split, "kronecker"), CPU, torch.float32)
+    parts = frozen.parts()
+    assert [tuple(part.shape) for part in parts] == sizes
+    rows, columns = math.prod(shape[:split]), math.prod(shape[split:])
+    expected = parts[0].numpy()
+    for part in parts[1:]:
+        expected = np.kron(expected, part.numpy())
+    np.testing.assert_array_equal(frozen.value.numpy().reshape(rows, columns), expected)
+    assert torch.linalg.matrix_rank(frozen.value.reshape(rows, columns)) == min(rows, columns)
 
 
 def test_kronecker_factor_needs_the_full_rank():

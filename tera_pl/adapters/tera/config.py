@@ -38,8 +38,8 @@ class TeraConfig(PeftConfig):
         seed: Seed of the frozen tensors, apart from any other seed.
         core_init: Distribution of the frozen core.
         factor_init: Distribution of the frozen factors; `identity` gives the paper's TeRA_iden.
-            `kronecker` makes each a product of two small rotations, which costs less where a
-            dimension is whole; not in the paper.
+            `kronecker`, of core or factors, makes each the Kronecker product of two small
+            rotations, which costs next to nothing; not in the paper.
         zero_vector: Which vector starts at zero, so that the update does: the index of a mode, or
             `longest`. All others start at one.
         scaling: Multiplies the update.

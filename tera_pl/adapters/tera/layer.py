@@ -114,6 +114,7 @@ class TeraLayer(AdapterLayer):
             frozen.out_order,
             self.tera_config[adapter_name].scaling,
             {mode: parts for mode, parts in found.items() if parts is not None},
+            core.parts() or (),
         )
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
