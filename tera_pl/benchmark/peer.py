@@ -1,7 +1,6 @@
 """Train a configuration as plain Hugging Face users do: Trainer, PEFT, padded rows, every logit.
 
 Run:  python -m tera_pl.benchmark.peer --config X [overrides, as for fit]
-      python -m tera_pl fit --config X [overrides]          then `resources` in its results.json
 """
 
 import json
@@ -15,6 +14,7 @@ import torch
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
 from tera_pl.backbone import Backbone, add_adapter, load_model
+from tera_pl.callbacks.resources import peak_memory_bytes
 from tera_pl.cli import ConfigurationCLI, build, guard
 
 
@@ -43,7 +43,7 @@ class _Collator(DataCollatorForSeq2Seq):
 
 
 def main(args: Sequence[str]) -> int:
-    """Train with transformers' Trainer and tell the tokens per second of its steps.
+    """Train with transformers' Trainer and tell what the steps took, as a last line of JSON.
 
     Args:
         args: `--config` and overrides, as for `fit`.
@@ -81,7 +81,12 @@ def main(args: Sequence[str]) -> int:
             callbacks=[clock],
         )
         trainer.train()
-    told = {"tokens": collator.tokens, "tokens_per_second": collator.tokens / clock.seconds}
+    told = {
+        "train_tokens": collator.tokens,
+        "train_seconds": clock.seconds,
+        "tokens_per_second": collator.tokens / clock.seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
     sys.stdout.write(json.dumps(told) + "\n")
     return 0
 

@@ -64,7 +64,7 @@ class ResourceMonitor(Callback):
             "train_seconds": self._seconds,
             "train_tokens": self._tokens,
             "tokens_per_second": self._tokens / max(self._seconds, 1e-9),
-            "peak_memory_bytes": _peak_memory_bytes(),
+            "peak_memory_bytes": peak_memory_bytes(),
         }
         for logger in trainer.loggers:
             logger.log_metrics(
@@ -72,8 +72,8 @@ class ResourceMonitor(Callback):
             )
 
 
-def _peak_memory_bytes() -> int:
-    """Peak memory of the accelerator, or of the process where there is none."""
+def peak_memory_bytes() -> int:
+    """Give the peak memory of the accelerator, or of the process where there is none."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     # Kilobytes on Linux.

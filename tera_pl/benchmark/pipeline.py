@@ -1,0 +1,109 @@
+"""The whole pipeline beside plain Hugging Face: the same files, model and machine, in turns.
+
+Run:  python -m tera_pl.benchmark.pipeline --config X --peer Y --output DIR [overrides, as for fit]
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tera_pl.cli import guard
+from tera_pl.stopped import RunStoppedError
+from tera_pl.whole_files import write_whole
+
+MEASURED = ("train_tokens", "train_seconds", "tokens_per_second", "peak_memory_bytes")
+
+
+def main(args: Sequence[str]) -> int:
+    """Train configurations by `fit` and one by transformers' Trainer, each in its own process.
+
+    Writes `pipeline.json` and a table, with ratios to the Trainer's run of the same round. What
+    is no argument of its own overrides a value in all configurations.
+
+    Args:
+        args: Arguments of the command.
+
+    Returns:
+        0.
+
+    Raises:
+        RunStoppedError: If a run fails.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m tera_pl.benchmark.pipeline", description=main.__doc__
+    )
+    parser.add_argument("--config", nargs="+", type=Path, required=True, help="for `fit`")
+    parser.add_argument("--peer", type=Path, required=True, help="for transformers' Trainer")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, required=True, help="folder of pipeline.json, .md")
+    options, overrides = parser.parse_known_args(args)
+    rounds = []
+    for number in range(options.rounds):
+        found = {"Trainer": _train_peer(options.peer, overrides)}
+        folder = options.output / "runs" / f"round{number}"
+        found |= {config.stem: _fit(config, overrides, folder) for config in options.config}
+        rounds.append(found)
+    report = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, torch {torch.__version__}",
+        "threads": torch.get_num_threads(),
+        "overrides": overrides,
+        "rounds": rounds,
+    }
+    table = as_table(rounds)
+    write_whole(options.output / "pipeline.json", json.dumps(report, indent=2) + "\n")
+    write_whole(options.output / "pipeline.md", table)
+    sys.stdout.write(table)
+    return 0
+
+
+def as_table(rounds: Sequence[dict[str, dict[str, float]]]) -> str:
+    """Lay rounds out as a Markdown table: medians over rounds of the ratio within a round."""
+    lines = [
+        "| | tokens/s, ratio to the Trainer | lowest | highest | peak memory, ratio | tokens |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in rounds[0]:
+        speed, memory = (
+            [found[name][key] / found["Trainer"][key] for found in rounds]
+            for key in ("tokens_per_second", "peak_memory_bytes")
+        )
+        lines.append(
+            f"| {name} | {statistics.median(speed):.2f} | {min(speed):.2f} | {max(speed):.2f} | "
+            f"{statistics.median(memory):.2f} | {rounds[0][name]['train_tokens']:,} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _train_peer(config: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    told = _call("tera_pl.benchmark.peer", "--config", config, *overrides)
+    return json.loads(told.rstrip().rpartition("\n")[2])
+
+
+def _fit(config: Path, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
+    logger = "--trainer.logger.init_args"
+    where = (f"{logger}.save_dir={folder}", f"{logger}.name={config.stem}")
+    _call("tera_pl", "fit", "--config", config, *overrides, *where)
+    runs = sorted((folder / config.stem).glob("version_*"), key=lambda path: path.stat().st_mtime)
+    resources = json.loads((runs[-1] / "results.json").read_text())["fit"]["resources"]
+    return {key: resources[key] for key in MEASURED}
+
+
+def _call(module: str, *arguments: str | Path) -> str:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RunStoppedError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(guard(lambda: main(sys.argv[1:])))
