@@ -40,7 +40,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 NUM_LAYERS = 4
 _TARGETS = ["q_proj", "v_proj"]
-METHODS: dict[str, PeftConfig] = {
+METHODS: dict[str, PeftConfig | None] = {
     "tera": TeraConfig(target_modules=_TARGETS, out_modes=2),
     "tera_identity": TeraConfig(target_modules=_TARGETS, out_modes=2, factor_init="identity"),
     "tera_kronecker": TeraConfig(target_modules=_TARGETS, out_modes=2, factor_init="kronecker"),
@@ -57,7 +57,9 @@ METHODS: dict[str, PeftConfig] = {
     "loretta_r16": LorettaConfig(target_modules=_TARGETS, r=16),
     "mora_r32": MoraConfig(target_modules=_TARGETS, r=32),
     "lotr_r32": LotrConfig(target_modules=_TARGETS, r=32),
-    "prompt_tuning_20": peft.PromptTuningConfig(num_virtual_tokens=20, task_type="CAUSAL_LM"),
+    "prompt_tuning_20": peft.PromptTuningConfig(num_virtual_tokens=20),
+    "p_tuning_20": peft.PromptEncoderConfig(num_virtual_tokens=20, encoder_hidden_size=128),
+    "full": None,
 }
 
 
@@ -90,11 +92,14 @@ def adapt(base: PreTrainedModel, method: str) -> nn.Module:
         method: A name of `METHODS`.
 
     Returns:
-        An adapted model whose frozen weights are those of `base`.
+        An adapted model whose frozen weights are those of `base`; for full fine-tuning a copy.
     """
+    if METHODS[method] is None:
+        return copy.deepcopy(base).requires_grad_(True).train()
     shared: dict[int, Any] = {id(p): p for p in base.parameters()}
     model = copy.deepcopy(base, shared)
     config = copy.deepcopy(METHODS[method])
+    assert config is not None
     config.task_type = "CAUSAL_LM"
     return peft.get_peft_model(model, config).train()
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 from transformers import PreTrainedModel
 
+from tera_pl.analysis.drawing import save, style
 from tera_pl.backbone import DTYPES, hold_updates, release_updates
 from tera_pl.benchmark.models import METHODS, SHAPES, adapt, build_base
 from tera_pl.benchmark.timing import Timing, kept_bytes, time_in_turns
@@ -20,7 +22,7 @@ from tera_pl.whole_files import write_whole
 
 FLOOR = "frozen"
 LENGTH = 256  # tokens per sequence
-NEW_TOKENS = 16
+NEW_TOKENS = 32
 
 
 def main(args: Sequence[str]) -> int:
@@ -42,7 +44,7 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=9, help="of the interleaved timings")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights")
-    parser.add_argument("--output", type=Path, required=True, help="folder of benchmark.json, .md")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     options = parser.parse_args(args)
     if unknown := set(options.methods) - METHODS.keys():
         raise ValueError(
@@ -76,6 +78,7 @@ def main(args: Sequence[str]) -> int:
     table = _table(measured, memory)
     write_whole(options.output / "benchmark.json", json.dumps(report, indent=2) + "\n")
     write_whole(options.output / "benchmark.md", table)
+    save(_draw(measured, options.shape), options.output / "benchmark")
     sys.stdout.write(table)
     return 0
 
@@ -104,29 +107,32 @@ def _time_forwards(
 def _time_generation(
     base: PreTrainedModel, models: Mapping[str, nn.Module], rounds: int, device: torch.device
 ) -> dict[str, Timing]:
-    """Unmerged adapters beside the bare model, which costs what a merged one does."""
+    """Unmerged adapters beside the bare model, which costs what a merged one does.
+
+    As a validation does it: updates are built once, before the first of many batches.
+    """
     ids = torch.randint(base.config.vocab_size, (8, 64), device=device)
 
     def generate(model: Any) -> Callable[[], object]:
-        def call() -> object:
-            model.eval()
-            hold_updates(model)
-            answers = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                min_new_tokens=NEW_TOKENS,
-                max_new_tokens=NEW_TOKENS,
-                do_sample=False,
-                pad_token_id=0,
-            )
-            release_updates(model)
-            model.train()
-            return answers
+        return lambda: model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            min_new_tokens=NEW_TOKENS,
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=0,
+        )
 
-        return call
-
-    calls = {FLOOR: generate(base)} | {name: generate(model) for name, model in models.items()}
-    return time_in_turns(calls, FLOOR, rounds, device)
+    everything = {FLOOR: base} | dict(models)
+    for model in everything.values():
+        model.eval()
+        hold_updates(model)
+    calls = {name: generate(model) for name, model in everything.items()}
+    timings = time_in_turns(calls, FLOOR, rounds, device)
+    for model in everything.values():
+        release_updates(model)
+        model.train()
+    return timings
 
 
 def _floor_step(base: PreTrainedModel, ids: torch.Tensor) -> Callable[[], object]:
@@ -161,6 +167,24 @@ def _machine(device: torch.device) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     name = name or platform.machine()
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def _draw(measured: Mapping[str, Mapping[str, Timing]], shape: str) -> Figure:
+    """Ratios as points with quartiles, one panel per measurement."""
+    figure = Figure(figsize=(2.6 * len(measured) + 1.4, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(measured), squeeze=False, sharey=True)[0]
+    for axes, (title, timings) in zip(panels, measured.items(), strict=True):
+        for place, (name, timing) in enumerate(timings.items()):
+            look = style(0 if name.startswith("tera") else 1)
+            axes.plot([timing.low, timing.high], [place, place], color=look["color"])
+            axes.plot([timing.ratio], [place], marker=look["marker"], color=look["color"])
+        axes.axvline(1, color="grey", linewidth=0.8)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("time / frozen model's")
+        axes.set_yticks(range(len(timings)), list(timings))
+    panels[0].invert_yaxis()
+    figure.suptitle(f"{shape}: median and quartiles over rounds")
+    return figure
 
 
 def _table(measured: Mapping[str, Mapping[str, Timing]], memory: Mapping[str, int]) -> str:
