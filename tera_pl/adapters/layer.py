@@ -1,7 +1,7 @@
 """The common part of all layers that add an update to a frozen linear layer."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,6 +55,14 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """Apply the update of an adapter, `(..., in_features) -> (..., out_features)`."""
         raise NotImplementedError
 
+    def _mixing_group(self, adapter_name: str) -> Hashable:
+        """What adapters have in common whose updates `_update_examples` can apply together."""
+        return adapter_name
+
+    def _update_examples(self, adapter_names: Sequence[str], x: Tensor) -> Tensor:
+        """Apply to every example, `(B, ..., in_features)`, an adapter of one and the same group."""
+        return self._update(adapter_names[0], x)
+
     def hold_update(self) -> None:
         """Prepare for many calls in which no parameter changes; by default there is nothing to."""
 
@@ -99,19 +107,74 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self._weight_before_merge = None
         self.merged_adapters.clear()
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Apply the layer and its active updates, `(..., in_features) -> (..., out_features)`."""
+    def forward(
+        self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Apply the layer and its active updates, `(..., in_features) -> (..., out_features)`.
+
+        Args:
+            x: The input.
+            *args: For the layer.
+            adapter_names: Instead of the active adapters one for every example, `__base__` for
+                none; an adapter that this layer does not have is none.
+            **kwargs: For the layer.
+
+        Returns:
+            The output.
+
+        Raises:
+            ValueError: If there is not one name for every example, or adapters are merged.
+        """
+        if adapter_names is not None:
+            self._check_names(x, adapter_names)
         if self.disable_adapters or self.merged:
             if self.disable_adapters and self.merged:
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
+        if adapter_names is not None:
+            return self._mixed(x, adapter_names, *args, **kwargs)
         return self._adapted(x, self._known(self.active_adapters), *args, **kwargs)
 
-    def _adapted(self, x: Tensor, names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
-        """Apply the layer and the updates of some adapters."""
+    def _check_names(self, x: Tensor, names: Sequence[str]) -> None:
+        # The words are PEFT's.
+        if len(names) != len(x):
+            raise ValueError(
+                "Length of `adapter_names` should be the same as the number of inputs, but got "
+                f"{len(names)} and {len(x)} respectively."
+            )
+        if self.merged:
+            raise ValueError(
+                "Cannot pass `adapter_names` when there are merged adapters, please call "
+                "`unmerge_adapter` first."
+            )
+
+    def _base(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Apply the layer alone; the result may be changed in place."""
         outputs = self.base_layer(x, *args, **kwargs)
         if self.quantization_backend is not None:
             outputs = self.quantization_backend.maybe_clone_base_result(outputs)
+        return outputs
+
+    def _mixed(self, x: Tensor, names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
+        """Apply the layer and to every example the update of its adapter, group by group."""
+        outputs = self._base(x, *args, **kwargs)
+        groups: dict[Hashable, list[int]] = {}
+        known = set(self._known(names))
+        for example, name in enumerate(names):
+            if name in known:
+                groups.setdefault(self._mixing_group(name), []).append(example)
+        for examples in groups.values():
+            mine = [names[example] for example in examples]
+            if len(mine) == len(names):
+                return outputs + self._update_examples(mine, x).to(outputs.dtype)
+            index = torch.tensor(examples, device=x.device)
+            update = self._update_examples(mine, x[index]).to(outputs.dtype)
+            outputs = outputs.index_add(0, index, update)
+        return outputs
+
+    def _adapted(self, x: Tensor, names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
+        """Apply the layer and the updates of some adapters."""
+        outputs = self._base(x, *args, **kwargs)
         for name in names:
             outputs = outputs + self._update(name, x).to(outputs.dtype)
         return outputs

@@ -1,11 +1,17 @@
 """The common part of injecting a method into a model."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING
+from peft.utils import (
+    TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING,
+    AuxiliaryTrainingWrapper,
+)
 from peft.utils.quantization_utils import get_quantization_kwargs, resolve_quantization_backend
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -39,6 +45,44 @@ class AdapterModel(BaseTuner):
     @torch.inference_mode(False)
     def _cast_adapter_dtype(self, *args: Any, **kwargs: Any) -> None:
         super()._cast_adapter_dtype(*args, **kwargs)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hand `adapter_names`, if given, to every layer; PEFT calls this around a forward pass."""
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        self._check_adapter_names(names)
+        beams = kwargs.get("num_beams") or 1
+        repeated = [name for name in names for _ in range(beams)]
+        # An encoder reads every example once, whatever the number of beams.
+        encoder = self.model.get_encoder() if hasattr(self.model, "get_encoder") else self.model
+        once = set() if encoder is self.model else set(encoder.modules())
+        handles = []
+        for module in self.modules():
+            if isinstance(module, AdapterLayer | AuxiliaryTrainingWrapper):
+                hand_over = partial(_add_names, names=names if module in once else repeated)
+                handles.append(module.register_forward_pre_hook(hand_over, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _check_adapter_names(self, names: Any) -> None:
+        # The words are PEFT's.
+        if not isinstance(names, list | tuple):
+            raise TypeError(f"Got adapter names of type {type(names)}, expected a list of str.")
+        if self.training:
+            raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
+        # Not every layer has every adapter, so no layer can tell.
+        layers = [module for module in self.modules() if isinstance(module, AdapterLayer)]
+        known = {name for layer in layers for name in layer._known(names)}
+        if unknown := set(names) - known - {"__base__"}:
+            raise ValueError(
+                f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}"
+            )
 
     def _add_adapter(
         self,
@@ -101,3 +145,9 @@ class AdapterModel(BaseTuner):
         layer = self.tuner_layer_cls(target, **kwargs)
         layer.set_adapter(self.active_adapters)
         return layer
+
+
+def _add_names(
+    module: nn.Module, args: Any, kwargs: dict[str, Any], names: Sequence[str]
+) -> tuple[Any, dict[str, Any]]:
+    return args, kwargs | {"adapter_names": names}

@@ -1,6 +1,6 @@
 """The mathematics of TeRA as functions of tensors."""
 
-from tera_pl.tensor.application import apply, apply_linear
+from tera_pl.tensor.application import apply, apply_linear, apply_mixed
 from tera_pl.tensor.compute import Compute, choose_compute
 from tera_pl.tensor.frozen import (
     CoreInit,
@@ -24,6 +24,7 @@ __all__ = [
     "TensorNetwork",
     "apply",
     "apply_linear",
+    "apply_mixed",
     "choose_compute",
     "contract",
     "digest",

@@ -8,6 +8,7 @@ multiply is rounded to the type of the products once, afterwards, as mixed-preci
 with any weight, and their gradients are summed in float32.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -30,6 +31,7 @@ from tera_pl.tensor.network import (
     build_update,
     kron_matmul,
     kron_matmul_left,
+    kron_vectors,
     transposed,
 )
 
@@ -93,6 +95,40 @@ def apply_linear(
         inputs, *network.diagonals(), network, weight, bias
     )
     return summed.reshape(*inputs.shape[:-1], network.out_features)
+
+
+def apply_mixed(
+    network: TensorNetwork, vectors: Sequence[Tensor], scalings: Tensor, inputs: Tensor
+) -> Tensor:
+    """Multiply every example of a batch by an update of its own, with the products of one.
+
+    The updates differ in their vectors only: `y_b = L D_L[b] G_k D_R[b] M x_b`.
+
+    Args:
+        network: Supplies core and factors; its vectors and scaling play no part.
+        vectors: One tensor of shape `(B, R_i)` per mode; gradients flow to them.
+        scalings: Of shape `(B,)`; each multiplies the update of its example.
+        inputs: Of shape `(B, ..., in_features)`; its type is the type of the products.
+
+    Returns:
+        Tensor of shape `(B, ..., out_features)` in the type of `inputs`.
+
+    Raises:
+        ValueError: If the input does not end in `in_features`.
+    """
+    _check(network, inputs)
+    left = kron_vectors(vectors[: network.out_order]) * scalings.unsqueeze(1)
+    right = kron_vectors(vectors[network.out_order :])
+    inner, plain = _project(network, inputs), network.cast(inputs.dtype)
+
+    def scale(rows: Tensor, diagonals: Tensor) -> Tensor:
+        examples = rows.reshape(len(inputs), len(rows) // len(inputs), -1)
+        return (examples * diagonals.unsqueeze(1)).to(inputs.dtype).reshape(rows.shape)
+
+    with _no_autocast(inputs):
+        after = kron_matmul(scale(inner, right), transposed(plain.core_matrices))
+        outputs = kron_matmul(scale(after, left), plain.out_factors)
+    return outputs.reshape(*inputs.shape[:-1], network.out_features)
 
 
 # `M x` by input, for as long as the input lives: q, k and v read the same and share their factors.

@@ -153,10 +153,10 @@ class TensorNetwork:
 
 
 def kron_vectors(vectors: Sequence[Tensor]) -> Tensor:
-    """Multiply vectors out to their Kronecker product, of shape `(prod sizes,)`."""
+    """Multiply vectors out to their Kronecker product, `(..., sizes) -> (..., prod sizes)`."""
     product = vectors[0]
     for vector in vectors[1:]:
-        product = (product.unsqueeze(-1) * vector).reshape(-1)
+        product = (product.unsqueeze(-1) * vector.unsqueeze(-2)).flatten(-2)
     return product
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from tera_pl.tensor import TensorNetwork, application, apply, apply_linear, contract
+from tera_pl.tensor import TensorNetwork, application, apply, apply_linear, apply_mixed, contract
 from tests.tensor.conftest import make_network
 
 WAYS = ["factored", "materialised", "auto"]
@@ -327,3 +327,23 @@ def test_update_of_zero_leaves_the_layer_to_the_bit(dtype, compute):
     vectors[1] = torch.zeros_like(vectors[1])
     outputs = apply_linear(rebuild(network, vectors), inputs, weight, bias, compute)
     assert torch.equal(outputs, torch.nn.functional.linear(inputs, weight, bias))
+
+
+def test_mixed_updates_are_those_of_one_network_at_a_time(network):
+    generator = torch.Generator().manual_seed(2)
+    vectors = [
+        torch.randn(3, rank, generator=generator, dtype=torch.float64).requires_grad_()
+        for rank in network.ranks
+    ]
+    scalings = torch.tensor([0.5, 2.0, -1.0], dtype=torch.float64)
+    inputs = tensors(network)[0].reshape(3, 2, -1)
+    outputs = apply_mixed(network, vectors, scalings, inputs)
+    for example, scaling in enumerate(scalings.tolist()):
+        one = replace(network, vectors=[vector[example] for vector in vectors], scaling=scaling)
+        expected = inputs[example] @ contract(one).T
+        torch.testing.assert_close(outputs[example], expected, rtol=0, atol=1e-10)
+
+    def mixed(inputs, *vectors):
+        return apply_mixed(network, vectors, scalings, inputs)
+
+    assert gradcheck(mixed, (inputs.detach().requires_grad_(), *vectors))

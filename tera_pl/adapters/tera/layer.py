@@ -1,6 +1,6 @@
 """Layers that add a TeRA update to a frozen linear layer."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tera_pl.adapters.layer import AdapterLayer
 from tera_pl.adapters.tera.config import TeraConfig
-from tera_pl.tensor import FrozenTensor, TensorNetwork, apply, apply_linear, contract
+from tera_pl.tensor import FrozenTensor, TensorNetwork, apply, apply_linear, apply_mixed, contract
 
 
 class FrozenNetwork(nn.Module):
@@ -178,6 +178,23 @@ class TeraLayer(AdapterLayer):
         if self._held_update is not None and self._held_update[0] == adapter_name:
             return F.linear(inputs, self._held_update[1])
         return apply(network, inputs, self.tera_config[adapter_name].compute)
+
+    def _mixing_group(self, adapter_name: str) -> Hashable:
+        frozen = self.tera_frozen[adapter_name]
+        assert isinstance(frozen, FrozenNetwork)
+        return frozen.out_order, *frozen.tensors()
+
+    def _update_examples(self, adapter_names: Sequence[str], x: Tensor) -> Tensor:
+        network = self.get_tensor_network(adapter_names[0])
+        # Of every mode the vectors of all examples.
+        modes = zip(*(self.tera_vectors[name] for name in adapter_names), strict=True)
+        vectors = [torch.stack(mode) for mode in modes]
+        scalings = torch.tensor(
+            [self.tera_config[name].scaling for name in adapter_names],
+            dtype=vectors[0].dtype,
+            device=x.device,
+        )
+        return apply_mixed(network, vectors, scalings, x.to(network.core.dtype))
 
     def _is_plain(self, name: str) -> bool:
         """Whether weight and update can be used in one go: a frozen `Linear` and no dropout.
