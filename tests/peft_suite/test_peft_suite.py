@@ -148,6 +148,25 @@ DECODER_CASES += [
     )
 ]
 
+# Two adapters for `TestMixedAdapterBatches`, whose other tests have LoRA's configurations inside.
+MIXED_CASES = [
+    (f"{config.__name__} {name}", config(**LIN0), config(**{**LIN0, **other}))
+    for config, name, other in (
+        (TeraConfig, "same", {}),
+        (TeraConfig, "scaled", {"scaling": 0.5}),
+        (TeraConfig, "other seed", {"seed": 1}),
+        (TeraConfig, "other modes", {"out_modes": 1, "in_modes": 2}),
+        (TeraConfig, "other layer", {"target_modules": ["lin1"], **LIN1}),
+        (TeraConfig, "overlapping", {**BOTH}),
+        (LorettaConfig, "other rank", {"r": 3, "tensor_rank": 2}),
+        (MoraConfig, "other rank", {"r": 2}),
+        (LotrConfig, "other rank", {"r": 3}),
+    )
+]
+MIXED_CASES.append(
+    ("TeraConfig modules_to_save", *(TeraConfig(**SAVED, init_weights=False) for _ in range(2)))
+)
+
 
 def _unpack_tests() -> Path:
     """Folder to import the package `peft_tests` from; fetched if it is not there yet."""
@@ -212,8 +231,10 @@ else:
     pytest.register_assert_rewrite("peft_tests")
     custom = importlib.import_module("peft_tests.test_custom_models")
     decoder = importlib.import_module("peft_tests.test_decoder_models")
+    common = importlib.import_module("peft_tests.testing_common")
     custom.TEST_CASES[:] = CUSTOM_CASES
     custom.MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES[:] = MULTIPLE_CASES
+    custom.MIXED_ADAPTER_TEST_CASES[:] = MIXED_CASES
     decoder.PEFT_DECODER_MODELS_TO_TEST[:] = [LLAMA, GPT2]
     decoder.ALL_CONFIGS[:] = DECODER_CASES
     TestPeftCustomModel = _only(custom.TestPeftCustomModel, custom.TEST_CASES)
@@ -221,6 +242,7 @@ else:
     TestMultipleActiveAdapters = _only(
         custom.TestMultipleActiveAdapters, custom.MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES
     )
+    TestMixedAdapterBatches = _only(custom.TestMixedAdapterBatches, custom.MIXED_ADAPTER_TEST_CASES)
     TestDecoderModels = _only(
         decoder.TestDecoderModels, decoder.PEFT_DECODER_MODELS_TO_TEST, decoder.ALL_CONFIGS
     )
@@ -247,3 +269,11 @@ def _decoders() -> None:
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(autouse=True)
+def _methods_that_mix(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEFT mixes LoRA only; in these tests ours is what they take for it."""
+    if "mixed_adapter_batches" in request.node.name and "config_cls" in request.fixturenames:
+        for module in (decoder, common):
+            monkeypatch.setattr(module, "LoraConfig", request.getfixturevalue("config_cls"))
