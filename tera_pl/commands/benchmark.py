@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from tera_pl.analysis.drawing import save, style
 from tera_pl.backbone import DTYPES, hold_updates, release_updates
+from tera_pl.benchmark.mixed import time_mixed_batches
 from tera_pl.benchmark.models import METHODS, SHAPES, adapt, build_base
 from tera_pl.benchmark.timing import Timing, kept_bytes, time_in_turns
 from tera_pl.whole_files import write_whole
@@ -27,6 +28,8 @@ NEW_TOKENS = 32
 
 def main(args: Sequence[str]) -> int:
     """Time a step, a forward pass and generation of every method beside those of the frozen model.
+
+    Forward passes of one batch for many adapters are timed of the methods that can do them.
 
     Args:
         args: Arguments of the command.
@@ -59,6 +62,7 @@ def main(args: Sequence[str]) -> int:
     measured: dict[str, Any] = {
         "generation": _time_generation(base, models, options.rounds, device)
     }
+    measured |= time_mixed_batches(base, options.methods, FLOOR, options.rounds, device)
     for tokens in options.tokens:
         ids = torch.randint(base.config.vocab_size, (tokens // LENGTH, LENGTH), device=device)
         measured[f"step, {tokens} tokens"] = _time_steps(base, models, ids, options.rounds)
@@ -192,6 +196,8 @@ def _table(measured: Mapping[str, Mapping[str, Timing]], memory: Mapping[str, in
     for name in memory:
         cells = [
             f"{timings[name].ratio:.2f} [{timings[name].low:.2f}, {timings[name].high:.2f}]"
+            if name in timings
+            else "-"
             for timings in measured.values()
         ]
         lines.append(f"| {name} | {' | '.join(cells)} | {memory[name] / memory[FLOOR]:.2f} |")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tera_pl.__main__ import main
-from tera_pl.benchmark import models
+from tera_pl.benchmark import mixed, models
 from tera_pl.benchmark.timing import kept_bytes, time_in_turns
 
 
@@ -60,14 +60,17 @@ TINY = {
 
 def test_command_writes_ratios_for_every_method(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(models.SHAPES, "tiny", TINY)
+    monkeypatch.setattr(mixed, "NUM_ADAPTERS", (1, 3))
     arguments = ["--shape", "tiny", "--tokens", "256", "--rounds", "3", "--output", str(tmp_path)]
     names = ["tera", "lora_r32", "prompt_tuning_20"]
     assert main(["benchmark", *arguments, "--device", "cpu", "--methods", *names]) == 0
     report = json.loads((tmp_path / "benchmark.json").read_text())
-    parts = ["generation", "step, 256 tokens", "forward, 256 tokens"]
+    several = ["1 adapters in a batch", "3 adapters in a batch"]
+    parts = ["generation", *several, "step, 256 tokens", "forward, 256 tokens"]
     assert list(report["timings"]) == parts
     for part in parts:
-        assert list(report["timings"][part]) == ["frozen", *names]
+        timed = ["frozen", *(names[:2] if part in several else names)]
+        assert list(report["timings"][part]) == timed
         assert report["timings"][part]["frozen"]["ratio"] == 1
     assert report["memory_bytes"].keys() == {"frozen", *names}
     assert (tmp_path / "benchmark.md").read_text() in capsys.readouterr().out
