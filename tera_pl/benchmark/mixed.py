@@ -11,7 +11,7 @@ from tera_pl.benchmark.models import METHODS, adapt
 from tera_pl.benchmark.timing import Timing, time_in_turns
 
 # PEFT refuses mixed batches for most of the others.
-MIXING_METHODS = ("tera", "lora_r32")
+MIXING_METHODS = ("tera", "tera_identity", "lora_r32")
 BATCH_SIZE, LENGTH = 64, 16
 NUM_ADAPTERS = (1, 8, 64)
 

@@ -175,17 +175,19 @@ def _machine(device: torch.device) -> str:
 
 def _draw(measured: Mapping[str, Mapping[str, Timing]], shape: str) -> Figure:
     """Ratios as points with quartiles, one panel per measurement."""
+    names = list(dict.fromkeys(name for timings in measured.values() for name in timings))
     figure = Figure(figsize=(2.6 * len(measured) + 1.4, 4.2), layout="constrained")
     panels = figure.subplots(1, len(measured), squeeze=False, sharey=True)[0]
     for axes, (title, timings) in zip(panels, measured.items(), strict=True):
-        for place, (name, timing) in enumerate(timings.items()):
+        for name, timing in timings.items():
+            place = names.index(name)
             look = style(0 if name.startswith("tera") else 1)
             axes.plot([timing.low, timing.high], [place, place], color=look["color"])
             axes.plot([timing.ratio], [place], marker=look["marker"], color=look["color"])
         axes.axvline(1, color="grey", linewidth=0.8)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("time / frozen model's")
-        axes.set_yticks(range(len(timings)), list(timings))
+        axes.set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
     figure.suptitle(f"{shape}: median and quartiles over rounds")
     return figure
