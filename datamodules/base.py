@@ -15,7 +15,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from datamodules.batching import EvalCollator, TrainCollator
 from datamodules.encoding import Encoding, encode, prepare_tokenizer
 from datamodules.lengths import as_table, length_report
-from datamodules.loading import EpochSampler, LengthSampler, ResumableLoader
+from datamodules.loading import (
+    Batches,
+    EpochSampler,
+    LengthSampler,
+    ResumableLoader,
+    TokenBudgetSampler,
+)
 from datamodules.records import Record
 
 
@@ -45,6 +51,8 @@ class InstructionDataModule(LightningDataModule):
         tokenizer: Folder or Hub id; the command line takes the backbone's.
         encoding: How records become tokens.
         batch_size: Training examples per batch.
+        tokens_per_batch: Instead of `batch_size`, how many tokens a training batch has at most:
+            batches that take about equal time and memory, whatever the lengths of the examples.
         eval_batch_size: Examples per batch in validation, test and predict.
         split: Which training examples are held out for validation.
         protocol: Name of the published protocol that the settings follow, for the results.
@@ -55,11 +63,12 @@ class InstructionDataModule(LightningDataModule):
 
     shuffle = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a key of the YAML
         self,
         tokenizer: str,
         encoding: Encoding = Encoding(),
         batch_size: int = 16,
+        tokens_per_batch: int | None = None,
         eval_batch_size: int = 32,
         split: Split = Split(),
         protocol: str | None = None,
@@ -67,13 +76,18 @@ class InstructionDataModule(LightningDataModule):
         tokenizer_revision: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value < 1:
+        for name, value in (
+            ("batch_size", batch_size),
+            ("eval_batch_size", eval_batch_size),
+            ("tokens_per_batch", tokens_per_batch),
+        ):
+            if value is not None and value < 1:
                 raise ValueError(f"data.{name} is {value}: expected at least 1")
         self.tokenizer_path = tokenizer
         self.tokenizer_revision = tokenizer_revision
         self.encoding = encoding
         self.batch_size = batch_size
+        self.tokens_per_batch = tokens_per_batch
         self.eval_batch_size = eval_batch_size
         self.held_out = split
         self.protocol = protocol
@@ -137,6 +151,13 @@ class InstructionDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Training batches, shuffled unless the order of the data is part of it."""
         rows = self._encoded["train"].select_columns(["input_ids", "labels"])
+        if self.tokens_per_batch is not None:
+            return ResumableLoader(
+                Batches(rows),
+                batch_size=None,
+                sampler=self._token_budget_sampler(self.tokens_per_batch),
+                **self._loader_settings(TrainCollator),
+            )
         return ResumableLoader(
             rows,
             batch_size=self.batch_size,
@@ -209,6 +230,17 @@ class InstructionDataModule(LightningDataModule):
             raise ValueError(f"no tokenizer at {self.tokenizer_path!r} ({reason})") from None
         prepare_tokenizer(tokenizer, self.encoding)
         return tokenizer
+
+    def _token_budget_sampler(self, tokens: int) -> TokenBudgetSampler:
+        lengths = [len(ids) for ids in self._encoded["train"].data.column("input_ids")]
+        longest = max(range(len(lengths)), key=lambda index: lengths[index])
+        if lengths[longest] > tokens:
+            raise ValueError(
+                f"data.tokens_per_batch is {tokens}, but training example "
+                f"{self._records['train'][longest]['id']} has {lengths[longest]} tokens: expected "
+                "at least as many"
+            )
+        return TokenBudgetSampler(lengths, tokens, torch.initial_seed(), shuffle=self.shuffle)
 
     def _eval_loader(self, name: str) -> DataLoader:
         rows = _WithRecords(self._encoded[name], self._records[name])

@@ -1,5 +1,6 @@
 """The order of examples, and a loader that goes on where it stopped."""
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -7,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler
 
 
 class EpochSampler(RandomSampler):
@@ -80,6 +81,68 @@ class LengthSampler(DistributedSampler):
 
     def set_epoch(self, epoch: int) -> None:
         """Do nothing: the order never changes."""
+
+
+class TokenBudgetSampler(DistributedSampler):
+    """Gives the indices of whole batches, each of at most a number of tokens.
+
+    A shuffled order is cut where the next example would not fit. The batches are those of the
+    seed; every epoch has them in another order. With several processes each takes every n-th;
+    where their number is no multiple of the processes, some come twice in an epoch, as single
+    examples do with Lightning's own sampler. Lightning leaves a distributed sampler as it is.
+
+    Args:
+        lengths: Length of each example in tokens, none above the budget.
+        tokens: Number of tokens that a batch has at most.
+        seed: Seed of batches and orders.
+        shuffle: Whether to change the order of the data.
+    """
+
+    def __init__(self, lengths: Sequence[int], tokens: int, seed: int, *, shuffle: bool) -> None:
+        joined = dist.is_available() and dist.is_initialized()
+        self.num_replicas = dist.get_world_size() if joined else 1
+        self.rank = dist.get_rank() if joined else 0
+        self.seed, self.epoch, self.shuffle = seed, 0, shuffle
+        self.batches: list[list[int]] = []
+        room = 0
+        for index in self._order(len(lengths), -1):
+            if lengths[index] > room:
+                self.batches.append([])
+                room = tokens
+            self.batches[-1].append(index)
+            room -= lengths[index]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self._order(len(self.batches), self.epoch)
+        order += order[: -len(order) % self.num_replicas]
+        return iter([self.batches[number] for number in order[self.rank :: self.num_replicas]])
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.batches) / self.num_replicas)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the batches."""
+        self.epoch = epoch
+
+    def _order(self, number: int, epoch: int) -> list[int]:
+        if not self.shuffle:
+            return list(range(number))
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+        return torch.randperm(number, generator=generator).tolist()
+
+
+class Batches(Dataset):
+    """Rows by lists of indices.
+
+    Args:
+        rows: The rows by index.
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __getitem__(self, indices: Sequence[int]) -> list[Any]:
+        return [self.rows[index] for index in indices]
 
 
 class ResumableLoader(DataLoader):

@@ -106,6 +106,7 @@ def test_another_tokenizer_is_refused(again, tiny_backbone, tmp_path, capfd):
     [
         (["--seed_everything", "2"], "training.seed is 1 in the checkpoint and 2 in this run"),
         (["--data.init_args.batch_size", "2"], "training.batch_size is 4"),
+        (["--data.init_args.tokens_per_batch", "300"], "training.tokens_per_batch is None"),
         (["--trainer.max_steps", "12"], "training.max_steps is 8"),
         (["--trainer.accumulate_grad_batches", "2"], "training.accumulate_grad_batches is 1"),
     ],

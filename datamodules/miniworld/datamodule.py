@@ -82,7 +82,13 @@ class MiniWorldPretraining(InstructionDataModule):
         val_size: int = 120,
     ) -> None:
         encoding = Encoding(template="{instruction}", loss_on="all")
-        super().__init__(tokenizer, encoding, batch_size, batch_size, Split(val_size))
+        super().__init__(
+            tokenizer,
+            encoding,
+            batch_size,
+            eval_batch_size=batch_size,
+            split=Split(val_size),
+        )
         self.num_documents = num_documents
         self.seed = seed
 

@@ -18,6 +18,7 @@ SEED_FIELDS = {"adapter.seed", "adapter.frozen_sha256", "adapter.projection_prng
 _PLACES = {"path", "num_workers", "tokenizer", "tokenizer_revision", "eval_batch_size"}
 # Described by `settings.protocol` already.
 _DESCRIBED = {"encoding", "split", "protocol"}
+_BATCHES = ("batch_size", "tokens_per_batch")
 _TRAINING = (
     "max_steps",
     "max_epochs",
@@ -84,7 +85,8 @@ class Run:
         adapter = flatten({"adapter": self.settings["adapter"] or {"peft_type": None}})
         trainer = self.config.get("trainer", {})
         training = {key: trainer.get(key) for key in _TRAINING}
-        training["batch_size"] = _init_args(self.config).get("batch_size")
+        for name in _BATCHES:
+            training[name] = _init_args(self.config).get(name)
         fields = adapter | flatten(
             {
                 "optimizer": self.settings["optimizer"],
@@ -255,7 +257,7 @@ def _init_args(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _data_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    ignored = _PLACES | _DESCRIBED | {"batch_size"}
+    ignored = _PLACES | _DESCRIBED | set(_BATCHES)
     return {k: v for k, v in _init_args(config).items() if k not in ignored}
 
 

@@ -210,8 +210,11 @@ def _longest_batch(data: Any, batch_size: int | None, length: int | None) -> dic
     Where only responses are learnt and nothing limits them, all tokens are taken to be learnt.
     """
     encoding = getattr(data, "encoding", None)
-    batch_size = getattr(data, "batch_size", None) if batch_size is None else batch_size
     length = getattr(encoding, "max_length", None) if length is None else length
+    budget = getattr(data, "tokens_per_batch", None)
+    if batch_size is None and budget is not None and length:
+        batch_size = max(1, budget // length)
+    batch_size = getattr(data, "batch_size", None) if batch_size is None else batch_size
     for name, value in (("batch", batch_size), ("length", length)):
         if value is None:
             raise ValueError(f"--{name}: {type(data).__name__} does not tell it: expected a number")

@@ -96,6 +96,7 @@ def describe_training(trainer: Any) -> dict[str, Any]:
         "seed": torch.initial_seed(),
         "data": f"{type(data).__module__}.{type(data).__qualname__}",
         "batch_size": getattr(data, "batch_size", None),
+        "tokens_per_batch": getattr(data, "tokens_per_batch", None),
         **{name: getattr(trainer, name) for name in names},
         "gradient_clip_val": trainer.gradient_clip_val,
         "precision": str(trainer.precision),

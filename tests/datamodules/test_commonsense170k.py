@@ -141,3 +141,28 @@ def test_real_files_have_their_counts(task, shared, tiny_backbone):
 def test_eight_tasks_are_known():
     assert set(TASKS) == set(LABELS)
     assert len(TASKS) == 8
+
+
+def test_a_token_budget_takes_every_example_once(tmp_path, tiny_backbone):
+    items = [item(instruction=f"{'why ' * i}\n\nAnswer format: answer1/answer2") for i in range(9)]
+    data = make(tmp_path, tiny_backbone, train=items)
+    data.setup("fit")
+    lengths = sorted(len(row) for row in data._encoded["train"]["input_ids"])
+    budget = lengths[-1] + lengths[0]
+    limited = make(tmp_path, tiny_backbone, train=items, tokens_per_batch=budget)
+    limited.setup("fit")
+    masks = [batch["attention_mask"] for batch in limited.train_dataloader()]
+    assert all(mask.sum() <= budget for mask in masks)
+    assert sorted(int(n) for mask in masks for n in mask.sum(1)) == lengths
+    assert max(len(mask) for mask in masks) > 1
+
+
+def test_an_example_above_the_budget_is_named(tmp_path, tiny_backbone):
+    items = [item(instruction=f"{'why ' * i}\n\nAnswer format: answer1/answer2") for i in range(9)]
+    data = make(tmp_path, tiny_backbone, train=items, tokens_per_batch=20)
+    data.setup("fit")
+    told = r"tokens_per_batch is 20, but training example openbookqa/train.json:8 has \d+ tokens"
+    with pytest.raises(ValueError, match=told):
+        data.train_dataloader()
+    with pytest.raises(ValueError, match=r"data\.tokens_per_batch is 0: expected at least 1"):
+        make(tmp_path, tiny_backbone, tokens_per_batch=0)

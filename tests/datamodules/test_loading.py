@@ -3,7 +3,13 @@
 import pytest
 import torch.distributed as dist
 
-from datamodules.loading import EpochSampler, LengthSampler, ResumableLoader
+from datamodules.loading import (
+    Batches,
+    EpochSampler,
+    LengthSampler,
+    ResumableLoader,
+    TokenBudgetSampler,
+)
 
 
 def loader(seed=3):
@@ -69,3 +75,58 @@ def test_fewer_examples_than_processes_are_a_mistake(monkeypatch):
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     with pytest.raises(ValueError, match="3 processes for 2 examples"):
         LengthSampler([4, 7], batch_size=1)
+
+
+def budget_loader(tokens=12, seed=3, shuffle=True):
+    sampler = TokenBudgetSampler(LENGTHS, tokens, seed, shuffle=shuffle)
+    rows = Batches(list(range(len(LENGTHS))))
+    return ResumableLoader(rows, batch_size=None, sampler=sampler, collate_fn=list)
+
+
+def test_batches_have_as_many_examples_as_fit():
+    loader = budget_loader()
+    for epoch in (0, 1):
+        loader.sampler.set_epoch(epoch)
+        found = list(loader)
+        assert len(found) == len(loader)
+        assert sorted(index for batch in found for index in batch) == list(range(len(LENGTHS)))
+        assert all(sum(LENGTHS[index] for index in batch) <= 12 for batch in found)
+    # 5 3 | 9 | 9 1 | 7 2 | 8 | 6 4 | 5
+    expected = [[0, 1], [2], [3, 4], [5, 6], [7], [8, 9], [10]]
+    assert list(budget_loader(shuffle=False)) == expected
+
+
+def test_order_of_batches_is_a_function_of_seed_and_epoch_and_can_go_on():
+    def epoch_of(loader, epoch):
+        loader.sampler.set_epoch(epoch)
+        return list(loader)
+
+    whole = epoch_of(budget_loader(), 2)
+    assert epoch_of(budget_loader(), 2) == whole
+    assert epoch_of(budget_loader(), 1) != whole
+    assert sorted(epoch_of(budget_loader(), 1)) == sorted(whole)
+    assert sorted(epoch_of(budget_loader(seed=4), 2)) != sorted(whole)
+    stopped = budget_loader()
+    stopped.sampler.set_epoch(2)
+    iterator = iter(stopped)
+    head = [next(iterator) for _ in range(2)]
+    resumed = budget_loader()
+    resumed.load_state_dict(stopped.state_dict())
+    assert head + epoch_of(resumed, 2) == whole
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_processes_take_equally_many_batches_of_a_budget(monkeypatch, processes):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: processes)
+    taken = []
+    for rank in range(processes):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        loader = budget_loader()
+        taken.append(list(loader))
+        assert len(taken[-1]) == len(loader)
+    assert len({len(batches) for batches in taken}) == 1
+    given = [tuple(batch) for batches in taken for batch in batches]
+    alone = {tuple(batch) for batch in budget_loader().sampler.batches}
+    assert set(given) == alone
+    assert len(given) - len(alone) == -len(alone) % processes
