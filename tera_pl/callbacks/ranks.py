@@ -129,6 +129,7 @@ def _draw(by_module: dict[str, list[Spectrum]]) -> Figure:
         )
         axes.axhline(spectra[0].max_rank, color="grey", linestyle="--", label="largest possible")
         axes.set(title=module, xlabel="layer", ylabel="rank")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylim(bottom=0)
         axes.legend(fontsize="small")
     return figure
