@@ -154,7 +154,7 @@ class ConfigurationCLI(TeraCLI):
 
     def instantiate_classes(self) -> None:
         """Build task and datamodule; neither has read anything yet."""
-        self.config_init = self.parser.instantiate_classes(self.config)
+        self.config_init = self.parser.instantiate(self.config)
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
         self.trainer_settings = self._get(self.config, "trainer").as_dict()

@@ -9,7 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter, StrMethodFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    ScalarFormatter,
+    StrMethodFormatter,
+)
 
 from tera_pl.analysis.drawing import method_style, style
 from tera_pl.analysis.groups import NO_ADAPTERS, Group
@@ -17,10 +23,11 @@ from tera_pl.analysis.layouts import Column
 from tera_pl.analysis.selections import (
     NoDataError,
     best_groups,
-    identity_pair,
+    identity_pairs,
     mean_curve,
     mean_ranks,
     mean_spectra,
+    order_of,
     scores_of,
     several,
     tensorisations,
@@ -34,8 +41,8 @@ CAPTIONS = {
     "ranks": "Numerical rank of ΔW per layer after training, mean over seeds, of every method's "
     "best-scoring setting, lines a little apart sideways; grey: the largest possible rank "
     "(Fig. 3).",
-    "tensorisation_scores": "Test {} against trained numbers for tensorisations of TeRA, named by "
-    "the modes of output x input (Fig. 4).",
+    "tensorisation_scores": "Test {} of tensorisations of TeRA against trained numbers (Fig. 4), "
+    "and against the number of modes; where both sides are split, output x input.",
     "tensorisation_ranks": "Numerical rank of ΔW per layer after training, mean over seeds, for "
     "tensorisations of TeRA (output x input modes; Fig. 5).",
     "identity_factors": "TeRA (solid) and TeRA_iden, its frozen factors identities (dashed), over "
@@ -145,7 +152,8 @@ def draw_ranks(groups: Mapping[str, Group], *, by_method: bool) -> Figure:
     modules = list(dict.fromkeys(module for found in ranks.values() for module in found))
     if not modules:
         raise NoDataError("no run has ranks.csv with a row")
-    figure = Figure(figsize=(3.6 * len(modules) + 2.2, 3.6), layout="constrained")
+    legend = 2.2 if len(ranks) < 16 else 3.2
+    figure = Figure(figsize=(3.6 * len(modules) + legend, 3.6), layout="constrained")
     panels = figure.subplots(1, len(modules), squeeze=False)[0]
     for axes, module in zip(panels, modules, strict=True):
         for number, (label, found) in enumerate(ranks.items()):
@@ -164,45 +172,51 @@ def draw_ranks(groups: Mapping[str, Group], *, by_method: bool) -> Figure:
             # Rank 1 and rank 32 shall be told apart below 4096, and 0 is a rank.
             axes.set_yscale("symlog", base=2, linthresh=1)
             axes.yaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, panels[0])
     return figure
 
 
 def draw_tensorisations(splits: Mapping[str, Group], headline: Column) -> Figure:
-    """Draw score against trained numbers for sides that are split or whole."""
-    figure, axes = _one()
-    kinds = {0: "no side split", 1: "one side split", 2: "both sides split"}
-    named: set[int] = set()
+    """Draw score against trained numbers, and against order, for sides that are split or whole."""
+    figure = Figure(figsize=(9.4, 3.6), layout="constrained")
+    by_numbers, by_order = figure.subplots(1, 2)
+    kinds = {"11": "no side split", "01": "output split", "10": "input split", "00": "both split"}
+    drawn = dict.fromkeys(kinds, 0)
     for modes, group in several(splits).items():
         scores = scores_of(group, headline)
         if not scores or group.trained is None:
             continue
-        kind = sum(side != "1" for side in modes.split(" x "))
-        look = style(kind) | {"linestyle": "none"}
-        label = None if kind in named else kinds[kind]
-        axes.errorbar(group.trained, mean(scores), _sd(scores), capsize=2, label=label, **look)
-        axes.annotate(
-            modes,
-            (group.trained, mean(scores)),
-            (5, 5),
-            textcoords="offset points",
-            fontsize=8,
-        )
-        named.add(kind)
-    _label_trained(axes, headline)
-    _legend(figure, axes)
+        sides = modes.split(" ")[::2][:2]
+        kind = "".join(str(int(side == "1")) for side in sides)
+        look = style(list(kinds).index(kind)) | {"linestyle": "none", "capsize": 2}
+        label = None if drawn[kind] else kinds[kind]
+        by_numbers.errorbar(group.trained, mean(scores), _sd(scores), label=label, **look)
+        order = order_of(modes)
+        if order is not None:
+            # Several ways to split both sides have the same order.
+            aside = 0.12 * (drawn[kind] % 5 - 2) if kind == "00" else 0.0
+            by_order.errorbar(order + aside, mean(scores), _sd(scores), **look)
+            if kind == "00":
+                by_order.annotate(
+                    modes.replace(" ", ""),
+                    (order + aside, mean(scores)),
+                    (4, -9),
+                    textcoords="offset points",
+                    fontsize=6,
+                )
+        drawn[kind] += 1
+    _label_trained(by_numbers, headline)
+    by_order.set(xlabel="modes of the update, N", ylabel=f"{headline.title}, %")
+    by_order.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(figure, by_numbers)
     return figure
 
 
 def draw_curves(groups: Sequence[Group]) -> Figure:
     """Draw TeRA and TeRA_iden of the same settings over training."""
-    pair = identity_pair(groups)
-    curves = {}
-    for tag in CURVES:
-        found = {group.method: [run.curve(tag) for run in group.runs] for group in pair}
-        if all(len(points) > 1 for runs in found.values() for points in runs):
-            curves[tag] = found
+    # Of several pairs, that with the most to see.
+    curves = max((_curves_of(pair) for pair in identity_pairs(groups)), key=len)
     if not curves:
         raise NoDataError("no score was logged more than once over training")
     figure = Figure(figsize=(3.4 * len(curves) + 1.2, 3.4), layout="constrained")
@@ -216,6 +230,16 @@ def draw_curves(groups: Sequence[Group]) -> Figure:
         axes.set(xlabel="step", ylabel=tag, yscale="log" if tag.endswith("loss") else "linear")
     _legend(figure, panels[0])
     return figure
+
+
+def _curves_of(groups: Sequence[Group]) -> dict[str, dict[str, list[list[tuple[int, float]]]]]:
+    """Give what all runs of some groups logged more than once: by tag and method, every run."""
+    curves = {}
+    for tag in CURVES:
+        found = {group.method: [run.curve(tag) for run in group.runs] for group in groups}
+        if all(len(points) > 1 for runs in found.values() for points in runs):
+            curves[tag] = found
+    return curves
 
 
 def draw_spectra(groups: Sequence[Group]) -> Figure:
@@ -257,11 +281,6 @@ def _sd(values: Sequence[float]) -> float:
     return stdev(values) if len(values) > 1 else 0.0
 
 
-def _one() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.2, 3.8), layout="constrained")
-    return figure, figure.add_subplot()
-
-
 def _label_trained(axes: Axes, headline: Column) -> None:
     axes.set(xscale="log", xlabel="trained numbers", ylabel=f"{headline.title}, %")
     low, high = axes.get_xlim()
@@ -273,7 +292,14 @@ def _label_trained(axes: Axes, headline: Column) -> None:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+    legend = figure.legend(
+        handles,
+        labels,
+        loc="outside right upper",
+        frameon=False,
+        fontsize=8,
+        ncols=1 + (len(labels) - 1) // 15,
+    )
     for handle in legend.legend_handles:
         if isinstance(handle, PathCollection):
             handle.set_sizes([30])

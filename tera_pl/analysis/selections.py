@@ -11,7 +11,7 @@ from tera_pl.analysis.groups import Group
 from tera_pl.analysis.layouts import Column
 from tera_pl.analysis.runs import Run
 
-TENSORISATION = ("adapter.out_modes", "adapter.in_modes", "adapter.modes_pattern", "adapter.ranks")
+SIDES = ("out_modes", "in_modes")
 
 
 class NoDataError(ValueError):
@@ -48,7 +48,7 @@ def tensorisations(groups: Sequence[Group]) -> dict[str, Group]:
     sets: dict[str, dict[str, Group]] = defaultdict(dict)
     for group in groups:
         if group.method == "TeRA":
-            rest = {k: v for k, v in group.fields.items() if not k.startswith(TENSORISATION)}
+            rest = {k: v for k, v in group.fields.items() if not k.endswith(SIDES)}
             sets[str(rest)][_modes(group)] = group
     return dict(sorted(max(sets.values(), key=len, default={}).items()))
 
@@ -60,18 +60,35 @@ def several(splits: Mapping[str, Group]) -> Mapping[str, Group]:
     return splits
 
 
-def identity_pair(groups: Sequence[Group]) -> tuple[Group, Group]:
+def order_of(modes: str) -> int | None:
+    """Give the number of modes of a tensorisation, or null where its runs do not tell.
+
+    Args:
+        modes: Its name, from `tensorisations`.
+
+    Returns:
+        N of the paper.
+    """
+    counts = [side.count(",") + 1 if "[" in side else side for side in modes.split(" x ")]
+    return sum(map(int, counts)) if all(str(count).isdecimal() for count in counts) else None
+
+
+def identity_pairs(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
     """Give TeRA and TeRA_iden of otherwise equal settings, or raise that there are none."""
 
     def rest(group: Group) -> dict[str, Any]:
         return {k: v for k, v in group.fields.items() if k != "adapter.factor_init"}
 
-    for plain in groups:
-        for identity in groups:
-            methods = (plain.method, identity.method)
-            if methods == ("TeRA", "TeRA_iden") and rest(plain) == rest(identity):
-                return plain, identity
-    raise NoDataError("no pair of TeRA and TeRA_iden with otherwise equal settings")
+    pairs = [
+        (plain, identity)
+        for plain in groups
+        for identity in groups
+        if (plain.method, identity.method) == ("TeRA", "TeRA_iden")
+        and rest(plain) == rest(identity)
+    ]
+    if not pairs:
+        raise NoDataError("no pair of TeRA and TeRA_iden with otherwise equal settings")
+    return pairs
 
 
 def mean_ranks(group: Group) -> dict[str, tuple[list[float], int]]:
@@ -120,7 +137,11 @@ def mean_spectra(run: Run) -> dict[str, np.ndarray]:
 
 
 def _modes(group: Group) -> str:
-    sides = [group.fields.get(f"adapter.{side}_modes", "?") for side in ("out", "in")]
+    sides = [group.fields.get(f"adapter.{side}", "?") for side in SIDES]
     name = " x ".join(str(side).replace(" ", "") for side in sides)
-    others = {k: v for k, v in group.fields.items() if k.startswith(TENSORISATION[2:])}
-    return name + (f" {others}" if others else "")
+    patterns = {
+        k.removeprefix("adapter.modes_pattern."): v
+        for k, v in group.fields.items()
+        if k.startswith("adapter.modes_pattern.") and k.endswith(SIDES)
+    }
+    return name + "".join(f" {key}={modes}" for key, modes in patterns.items())

@@ -14,7 +14,7 @@ class Timing:
 
     Args:
         seconds: Median over the rounds.
-        ratio: Median over the rounds of the ratio within a round.
+        ratio: Median over the rounds of the ratio to the mean of the other's before and after it.
         low: Lower quartile of that ratio.
         high: Upper quartile.
     """
@@ -28,7 +28,10 @@ class Timing:
 def time_in_turns(
     calls: Mapping[str, Callable[[], object]], floor: str, rounds: int, device: torch.device
 ) -> dict[str, Timing]:
-    """Time several calls in turns, after one round that does not count.
+    """Time several calls in turns, each between two calls of the floor, after a round for nothing.
+
+    What else a machine does comes and goes within seconds, and would be a part of the ratio of two
+    calls that are further apart.
 
     Args:
         calls: What to time, by name.
@@ -39,24 +42,33 @@ def time_in_turns(
     Returns:
         Timings by name.
     """
+
+    def timed(call: Callable[[], object]) -> float:
+        _wait(device)
+        start = time.perf_counter()
+        call()
+        _wait(device)
+        return time.perf_counter() - start
+
     for call in calls.values():
         call()
+    names = [name for name in calls if name != floor]
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
+    ratios: dict[str, list[float]] = {name: [] for name in names}
     for index in range(rounds):
+        seconds[floor].append(timed(calls[floor]))
         for name in names if index % 2 == 0 else reversed(names):
-            _wait(device)
-            start = time.perf_counter()
-            calls[name]()
-            _wait(device)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: _summarize(taken, seconds[floor]) for name, taken in seconds.items()}
+            seconds[name].append(timed(calls[name]))
+            seconds[floor].append(timed(calls[floor]))
+            ratios[name].append(seconds[name][-1] / statistics.mean(seconds[floor][-2:]))
+    return {floor: Timing(statistics.median(seconds[floor]), 1, 1, 1)} | {
+        name: Timing(statistics.median(seconds[name]), *_quartiles(ratios[name])) for name in names
+    }
 
 
-def _summarize(taken: list[float], floor: list[float]) -> Timing:
-    ratios = [mine / theirs for mine, theirs in zip(taken, floor, strict=True)]
+def _quartiles(ratios: list[float]) -> tuple[float, float, float]:
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return Timing(statistics.median(taken), middle, low, high)
+    return middle, low, high
 
 
 def _wait(device: torch.device) -> None:

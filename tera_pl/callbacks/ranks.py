@@ -11,6 +11,7 @@ import numpy as np
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from tera_pl.analysis.spectra import Spectrum, summarize_values
@@ -129,7 +130,7 @@ def _draw(by_module: dict[str, list[Spectrum]]) -> Figure:
         )
         axes.axhline(spectra[0].max_rank, color="grey", linestyle="--", label="largest possible")
         axes.set(title=module, xlabel="layer", ylabel="rank")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=0)
         axes.legend(fontsize="small")
     return figure

@@ -24,6 +24,7 @@ from tera_pl.whole_files import write_whole
 FLOOR = "frozen"
 LENGTH = 256  # tokens per sequence
 NEW_TOKENS = 32
+MEASUREMENTS = ("generation", "mixed", "step", "forward")
 
 
 def main(args: Sequence[str]) -> int:
@@ -44,6 +45,7 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--shape", choices=SHAPES, default="cpu_small")
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096], help="per step")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="of METHODS")
+    parser.add_argument("--measure", choices=MEASUREMENTS, nargs="+", default=MEASUREMENTS)
     parser.add_argument("--rounds", type=int, default=9, help="of the interleaved timings")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights")
@@ -59,14 +61,16 @@ def main(args: Sequence[str]) -> int:
     dtype = options.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     base = build_base(options.shape, device, DTYPES[dtype])
     models = {name: adapt(base, name) for name in options.methods}
-    measured: dict[str, Any] = {
-        "generation": _time_generation(base, models, options.rounds, device)
-    }
-    measured |= time_mixed_batches(base, options.methods, FLOOR, options.rounds, device)
+    measured: dict[str, dict[str, Timing]] = {}
+    if "generation" in options.measure:
+        measured["generation"] = _time_generation(base, models, options.rounds, device)
+    if "mixed" in options.measure:
+        measured |= time_mixed_batches(base, options.methods, FLOOR, options.rounds, device)
     for tokens in options.tokens:
         ids = torch.randint(base.config.vocab_size, (tokens // LENGTH, LENGTH), device=device)
-        measured[f"step, {tokens} tokens"] = _time_steps(base, models, ids, options.rounds)
-        measured[f"forward, {tokens} tokens"] = _time_forwards(base, models, ids, options.rounds)
+        for name, time_them in (("step", _time_steps), ("forward", _time_forwards)):
+            if name in options.measure:
+                measured[f"{name}, {tokens} tokens"] = time_them(base, models, ids, options.rounds)
     ids = torch.randint(base.config.vocab_size, (options.tokens[-1] // LENGTH, LENGTH)).to(device)
     memory = {FLOOR: _memory(_floor_step(base, ids), base, device)}
     memory |= {name: _memory(_step(m, ids), m, device) for name, m in models.items()}
@@ -189,7 +193,7 @@ def _draw(measured: Mapping[str, Mapping[str, Timing]], shape: str) -> Figure:
         axes.set_xlabel("time / frozen model's")
         axes.set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
-    figure.suptitle(f"{shape}: median and quartiles over rounds")
+    figure.suptitle(f"{shape}: median and quartiles of the rounds")
     return figure
 
 

@@ -82,7 +82,7 @@ def _load_task(path: Path, run: Path) -> CausalLMTask:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(CausalLMTask, "model")
     content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    task = parser.instantiate_classes(parser.parse_object({"model": content["model"]})).model
+    task = parser.instantiate(parser.parse_object({"model": content["model"]})).model
     task.prepare_data()
     task.setup("test")
     task.configure_model()

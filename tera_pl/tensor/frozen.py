@@ -151,6 +151,28 @@ def draw_parts(key: FrozenKey) -> list[Tensor] | None:
     Raises:
         ValueError: If the rank of a factor is below the size.
     """
+    shapes = part_shapes(key)
+    if shapes is None:
+        return None
+    scale = key.variance ** (0.5 / len(shapes))
+    return [
+        (_orthogonal(f"{key.text}#part{index}", *shape) * scale).float()
+        for index, shape in enumerate(shapes)
+    ]
+
+
+def part_shapes(key: FrozenKey) -> list[tuple[int, int]] | None:
+    """Give the shapes of what `draw_parts` draws.
+
+    Args:
+        key: What they depend on.
+
+    Returns:
+        Rows and columns of each, or null where nothing is.
+
+    Raises:
+        ValueError: If the rank of a factor is below the size.
+    """
     if key.distribution != "kronecker":
         return None
     rows, columns = _matrix_shape(key)
@@ -160,12 +182,7 @@ def draw_parts(key: FrozenKey) -> list[Tensor] | None:
             "below the sizes need another factor_init"
         )
     number = 2 if _is_composite(rows) and _is_composite(columns) else 1
-    scale = key.variance ** (0.5 / number)
-    sizes = zip(plan_modes(rows, number), plan_modes(columns, number), strict=True)
-    return [
-        (_orthogonal(f"{key.text}#part{index}", *shape) * scale).float()
-        for index, shape in enumerate(sizes)
-    ]
+    return list(zip(plan_modes(rows, number), plan_modes(columns, number), strict=True))
 
 
 def _is_composite(size: int) -> bool:
@@ -221,16 +238,21 @@ class FrozenTensor(nn.Module):
         super().__init__()
         self.key = key
         self.digest: str | None = None
+        parts: Sequence[Tensor] | None
         if device.type == "meta":
             value = torch.empty(key.shape, device=device, dtype=dtype)
+            shapes = part_shapes(key)
+            parts = (
+                None if shapes is None else [torch.empty(shape, device=device) for shape in shapes]
+            )
         else:
             drawn = draw(key)
             self.digest = digest(drawn)
             value = drawn.to(device=device, dtype=dtype)
+            parts = draw_parts(key)
         self.register_buffer("value", value, persistent=False)
-        is_identity = key.distribution == "identity" and key.shape[0] == key.shape[1]
-        is_meta = device.type == "meta"
-        parts = () if is_identity else None if is_meta else draw_parts(key)
+        if key.distribution == "identity" and key.shape[0] == key.shape[1]:
+            parts = ()
         self._num_parts = None if parts is None else len(parts)
         for index, part in enumerate(parts or ()):
             moved = part.to(device=device, dtype=dtype)

@@ -94,6 +94,33 @@ def test_tensorisations_are_those_of_otherwise_equal_settings(folder):
     assert points == [(50, pytest.approx(90)), (1000, pytest.approx(70))]
 
 
+def test_ranks_below_sizes_are_no_tensorisation(folder):
+    ranks = {"modes_pattern": {"q_proj": {"ranks": [4, 8]}}}
+    write_run(folder / "ranks", {"accuracy": 0.9}, method="TeRA", adapter=ranks, **WORLD)
+    assert set(selections.tensorisations(groups_of(folder)[0])) == {"2 x ?", "4 x ?"}
+    sides = {"modes_pattern": {"v_proj": {"out_modes": 4}}}
+    write_run(folder / "sides", {"accuracy": 0.9}, method="TeRA", adapter=sides, **WORLD)
+    assert "2 x ? v_proj.out_modes=4" in selections.tensorisations(groups_of(folder)[0])
+
+
+@pytest.mark.parametrize(
+    ("modes", "order"),
+    [("1 x 1", 2), ("4 x 2", 6), ("[8,16] x 1", 3), ("2 x ?", None), ("2 x 1 v.in_modes=3", None)],
+)
+def test_order_is_the_number_of_modes(modes, order):
+    assert selections.order_of(modes) == order
+
+
+def test_of_two_pairs_the_one_with_more_curves_is_drawn(folder):
+    for name, other in (("plain", {}), ("other", {"factor_init": "identity"})):
+        adapter = {"out_modes": 8} | other
+        run = write_run(folder / name, {"accuracy": 1}, method="TeRA", adapter=adapter, **WORLD)
+        for tag in ("val/loss", "val/accuracy"):
+            log_scalars(run, tag, [0.25, 0.5])
+    axes = figures.draw_curves(groups_of(folder)[0]).axes
+    assert [panel.get_ylabel() for panel in axes] == ["val/loss", "val/accuracy"]
+
+
 def test_curves_are_means_of_the_seeds(folder):
     groups, _ = groups_of(folder)
     (axes,) = figures.draw_curves(groups).axes

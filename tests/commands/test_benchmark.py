@@ -14,8 +14,11 @@ from tera_pl.benchmark.timing import kept_bytes, time_in_turns
 def test_ratios_are_taken_within_a_round(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    # The machine gets slower from round to round, by the same factor for both.
-    seconds = {"floor": iter([9, 1, 2, 4, 8]), "other": iter([9, 3, 4, 20, 32])}
+    # The machine gets slower all the time; of each round's first calls none counts for a ratio.
+    seconds = {
+        "floor": iter([9, 1, 3, 4, 6, 8, 12, 16, 24]),
+        "other": iter([9, 4, 15, 10, 80]),
+    }
 
     def call(name):
         def run():
@@ -24,10 +27,10 @@ def test_ratios_are_taken_within_a_round(monkeypatch):
         return run
 
     timings = time_in_turns({n: call(n) for n in seconds}, "floor", 4, torch.device("cpu"))
-    assert (timings["floor"].ratio, timings["floor"].seconds) == (1, 3)
-    # 3, 2, 5 and 4.
-    assert timings["other"].ratio == 3.5
-    assert (timings["other"].low, timings["other"].high) == (2.75, 4.25)
+    assert (timings["floor"].ratio, timings["floor"].seconds) == (1, 7)
+    # 4 / 2, 15 / 5, 10 / 10 and 80 / 20.
+    assert timings["other"].ratio == 2.5
+    assert (timings["other"].low, timings["other"].high) == (1.75, 3.25)
 
 
 def test_kept_bytes_by_hand():

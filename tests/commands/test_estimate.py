@@ -18,6 +18,7 @@ TARGETS = {"target_modules": ["q_proj", "v_proj"]}
 LORA = {"class_path": "peft.LoraConfig", "init_args": {"r": 4, "lora_dropout": 0.1, **TARGETS}}
 PROMPT = {"class_path": "peft.PromptTuningConfig", "init_args": {"num_virtual_tokens": 9}}
 TERA = {"class_path": "tera_pl.adapters.TeraConfig", "init_args": TARGETS}
+KRONECKER = {**TERA, "init_args": {**TARGETS, "core_init": "kronecker", "factor_init": "kronecker"}}
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +107,21 @@ def measured_peak(path, monkeypatch):
     [
         (TERA, {"attn_implementation": "packed_sdpa"}),
         (TERA, {"dtype": "bfloat16", "gradient_checkpointing": True}),
+        (KRONECKER, {"attn_implementation": "packed_sdpa"}),
         (LORA, {"attn_implementation": "eager"}),
         (LORA, {"attn_implementation": "packed_sdpa", "gradient_checkpointing": True}),
         (PROMPT, {"gradient_checkpointing": True}),
         (None, {"attn_implementation": "packed_sdpa"}),
     ],
-    ids=["tera", "tera in 16 bits", "lora, eager", "lora, checkpointing", "prompt tuning", "full"],
+    ids=[
+        "tera",
+        "tera in 16 bits",
+        "kronecker",
+        "lora, eager",
+        "lora, checkpointing",
+        "prompt tuning",
+        "full",
+    ],
 )
 def test_memory_is_that_of_a_real_run(adapter, settings, write, capsys, monkeypatch):
     path = write(adapter, **settings)
@@ -137,6 +147,21 @@ def test_flops_are_those_of_the_products(write, capsys):
     unneeded = 2 * (width * width + 2 * width * kv) + 2 * 2 * r * width
     adapted = found["flops_per_token"]["adapted"]
     assert adapted == pytest.approx(base + updates - unneeded, rel=1e-12)
+
+
+def test_kronecker_factors_are_counted_as_the_parts_they_are(write, capsys):
+    dense, structured = (
+        estimate(capsys, write(adapter, attn_implementation="packed_sdpa"))
+        for adapter in (TERA, KRONECKER)
+    )
+    assert structured["flops_per_token"]["adapted"] < dense["flops_per_token"]["adapted"]
+    # Beside what they are parts of: 128 = 8 x 16, 16 = 4 x 4 and 8 = 2 x 4. The first of the modes
+    # 8 x 16 of q and 8 x 8 of v share a factor.
+    factor = 8 * 8 + 16 * 16
+    outs = (4 * 4 + 4 * 4) + 2 * (2 * 2 + 4 * 4)
+    cores = (8 * 8 + 16 * 16) + (8 * 8 + 8 * 16)
+    found = structured["counts"]["frozen_adapter"] - dense["counts"]["frozen_adapter"]
+    assert found == factor + outs + cores
 
 
 def test_numbers_bytes_and_overrides(write, capsys):
