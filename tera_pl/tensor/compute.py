@@ -6,9 +6,16 @@ from typing import Literal
 
 Compute = Literal["auto", "factored", "materialised"]
 
+# Multiply-adds in the time that a number takes to memory and back: a product with a small matrix
+# waits for its rows, not for their products. Measured on a CPU; an accelerator has more, see
+# docs/benchmarks.md, "Structured frozen tensors".
+MOVE = 64
+
 
 def kron_cost(sizes: Sequence[int], ranks: Sequence[int], identity: Collection[int] = ()) -> int:
-    """Count multiply-adds of one row times a Kronecker product, applied mode by mode.
+    """Cost of one row times a Kronecker product, applied mode by mode, in multiply-adds.
+
+    Each mode costs its multiply-adds, and `MOVE` for each number of its result.
 
     Args:
         sizes: Sizes `a_i` of the row's modes.
@@ -16,17 +23,18 @@ def kron_cost(sizes: Sequence[int], ranks: Sequence[int], identity: Collection[i
         identity: Positions of the modes whose matrix is the identity, which cost nothing.
 
     Returns:
-        The number of multiply-adds per row.
+        The cost per row.
 
     Example:
-        A whole dimension is one dense product; a split one costs next to nothing.
+        A whole dimension is one dense product; a split one costs little.
 
         >>> kron_cost([4096], [4096]), kron_cost([64, 64], [64, 64])
-        (16777216, 524288)
+        (17039360, 1048576)
     """
     cost = 0
     for mode in set(range(len(sizes))) - set(identity):
-        cost += math.prod(ranks[: mode + 1]) * math.prod(sizes[mode:])
+        results = math.prod(ranks[: mode + 1]) * math.prod(sizes[mode + 1 :])
+        cost += results * (sizes[mode] + MOVE)
     return cost
 
 
@@ -40,7 +48,7 @@ def factored_cost(
     identity: Collection[int] = (),
     core_cost: int | None = None,
 ) -> int:
-    """Count multiply-adds of a forward and backward by way of the activations.
+    """Cost of a forward and backward by way of the activations, in multiply-adds.
 
     Forward applies M, the core and L; backward goes back through all three.
 
@@ -51,10 +59,10 @@ def factored_cost(
         tokens: Number of rows of the input.
         projected: Whether another layer applies M to the same input, which serves this one too.
         identity: Modes whose factor is the identity.
-        core_cost: Multiply-adds of the core per row, if it has a structure.
+        core_cost: Cost of the core per row, if it has a structure.
 
     Returns:
-        The number of multiply-adds on top of the frozen layer.
+        The cost, in multiply-adds, on top of the frozen layer.
     """
     cost_in, dense_core, cost_out = _costs(modes, ranks, out_order, identity)
     cost_core = dense_core if core_cost is None else core_cost
@@ -70,7 +78,7 @@ def materialised_cost(
     fused: bool,
     identity: Collection[int] = (),
 ) -> int:
-    """Count multiply-adds of a forward and backward by way of the update itself.
+    """Cost of a forward and backward by way of the update itself, in multiply-adds.
 
     Forward builds the update; backward builds it again, unless it is kept, and forms the gradient
     of the core. Where the update cannot be added to the frozen weight (`fused` is false) it is
@@ -85,7 +93,7 @@ def materialised_cost(
         identity: Modes whose factor is the identity.
 
     Returns:
-        The number of multiply-adds on top of the frozen layer.
+        The cost, in multiply-adds, on top of the frozen layer.
     """
     out_features, in_features = math.prod(modes[:out_order]), math.prod(modes[out_order:])
     cost_in, _, cost_out = _costs(modes, ranks, out_order, identity)
@@ -115,7 +123,7 @@ def core_gradient_costs(
     tokens: int,
     identity: Collection[int] = (),
 ) -> tuple[int, int]:
-    """Count multiply-adds of both ways from input `x` and gradient `g` to that of the core.
+    """Cost of both ways from input `x` and gradient `g` to that of the core.
 
     Args:
         modes: Sizes of all modes.
@@ -125,7 +133,7 @@ def core_gradient_costs(
         identity: Modes whose factor is the identity.
 
     Returns:
-        The numbers of multiply-adds of `L^T (g^T x) M^T` and of `(g L)^T (x M^T)`.
+        The costs of `L^T (g^T x) M^T` and of `(g L)^T (x M^T)`.
     """
     out_features, in_features = math.prod(modes[:out_order]), math.prod(modes[out_order:])
     cost_in, cost_core, cost_out = _costs(modes, ranks, out_order, identity)
@@ -145,7 +153,7 @@ def choose_compute(
     identity: Collection[int] = (),
     core_cost: int | None = None,
 ) -> Literal["factored", "materialised"]:
-    """Pick the way with fewer multiply-adds for forward and backward together.
+    """Pick the cheaper way for forward and backward together.
 
     Args:
         modes: Sizes of all modes.
@@ -185,7 +193,7 @@ def choose_compute(
 def _costs(
     modes: Sequence[int], ranks: Sequence[int], out_order: int, identity: Collection[int]
 ) -> tuple[int, int, int]:
-    """Multiply-adds per token of M, of the core and of L."""
+    """Cost per token of M, of the core and of L."""
     out_identity = [mode for mode in identity if mode < out_order]
     in_identity = [mode - out_order for mode in identity if mode >= out_order]
     cost_in = kron_cost(modes[out_order:], ranks[out_order:], in_identity)
