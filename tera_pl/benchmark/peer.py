@@ -31,15 +31,15 @@ class _Clock(TrainerCallback):
         self.seconds += time.perf_counter() - self._start
 
 
-class _Collator(DataCollatorForSeq2Seq):
-    """Counts tokens that are no padding."""
+class _Trainer(Trainer):
+    """Counts the tokens that are trained on, without padding."""
 
     tokens = 0
 
-    def __call__(self, features: Any, return_tensors: Any = None) -> Any:
-        batch = super().__call__(features, return_tensors)
-        self.tokens += int(batch["attention_mask"].sum())
-        return batch
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        # Not in the collator: batches are fetched ahead, and the last one is never used.
+        self.tokens += int(inputs["attention_mask"].sum())
+        return super().training_step(model, inputs, *args, **kwargs)
 
 
 def main(args: Sequence[str]) -> int:
@@ -50,9 +50,17 @@ def main(args: Sequence[str]) -> int:
 
     Returns:
         0.
+
+    Raises:
+        ValueError: If batches have a budget of tokens.
     """
     cli = build(ConfigurationCLI, ["fit", *args])
     task, data, settings = cli.model, cli.datamodule, cli.trainer_settings
+    if data.tokens_per_batch is not None:
+        raise ValueError(
+            "data.init_args.tokens_per_batch: the Trainer's batches have a number of examples: "
+            "expected null"
+        )
     data.prepare_data()
     data.setup("fit")
     # The library's own attention, whatever the configuration says.
@@ -60,9 +68,9 @@ def main(args: Sequence[str]) -> int:
     if task.adapter is not None:
         model = add_adapter(model, task.adapter)
     rows = data.train_dataloader().dataset
-    collator, clock = _Collator(data.tokenizer), _Clock()
+    clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
+        trainer = _Trainer(
             model=model,
             args=TrainingArguments(
                 output_dir=folder,
@@ -77,14 +85,14 @@ def main(args: Sequence[str]) -> int:
                 use_cpu=not torch.cuda.is_available(),
             ),
             train_dataset=rows.map(lambda row: {"attention_mask": [1] * len(row["input_ids"])}),
-            data_collator=collator,
+            data_collator=DataCollatorForSeq2Seq(data.tokenizer),
             callbacks=[clock],
         )
         trainer.train()
     told = {
-        "train_tokens": collator.tokens,
+        "train_tokens": trainer.tokens,
         "train_seconds": clock.seconds,
-        "tokens_per_second": collator.tokens / clock.seconds,
+        "tokens_per_second": trainer.tokens / clock.seconds,
         "peak_memory_bytes": peak_memory_bytes(),
     }
     sys.stdout.write(json.dumps(told) + "\n")

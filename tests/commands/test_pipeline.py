@@ -32,6 +32,7 @@ def test_both_train_on_whole_examples_of_the_same_files(tmp_path, monkeypatch):
         "--trainer.limit_val_batches=1",
         "--trainer.num_sanity_val_steps=0",
         "--data.init_args.batch_size=4",
+        "--data.init_args.num_train=128",  # 120 for validation: an epoch has 2 batches
         "--model.init_args.schedule.warmup_steps=1",
     ]
     arguments = ["--config", str(CONFIG), "--peer", str(CONFIG), "--rounds", "1"]
@@ -40,6 +41,7 @@ def test_both_train_on_whole_examples_of_the_same_files(tmp_path, monkeypatch):
     (found,) = report["rounds"]
     assert set(found) == {"Trainer", "quickstart"}
     assert all(set(pipeline.MEASURED) <= set(run) for run in found.values())
+    assert found["Trainer"]["train_tokens"] == found["quickstart"]["train_tokens"]
     assert report["overrides"] == small
     assert "| quickstart | " in (tmp_path / "pipeline.md").read_text()
 
@@ -50,6 +52,11 @@ def test_a_mistake_in_a_configuration_is_one_line(capsys):
         peer.main(arguments)
     (line,) = capsys.readouterr().err.splitlines()
     assert "max_stops" in line
+
+
+def test_the_trainer_has_no_budget_of_tokens():
+    with pytest.raises(ValueError, match=r"tokens_per_batch.*expected null"):
+        peer.main(["--config", str(CONFIG), "--data.init_args.tokens_per_batch=512"])
 
 
 def test_a_run_that_fails_is_told(tmp_path):
