@@ -51,8 +51,9 @@ class InstructionDataModule(LightningDataModule):
         tokenizer: Folder or Hub id; the command line takes the backbone's.
         encoding: How records become tokens.
         batch_size: Training examples per batch.
-        tokens_per_batch: Instead of `batch_size`, how many tokens a training batch has at most:
-            batches that take about equal time and memory, whatever the lengths of the examples.
+        tokens_per_batch: Instead of `batch_size`, how many tokens a training batch has at most,
+            padding not counted: where nothing is padded (`packed_sdpa`), batches take about equal
+            time and memory, whatever the lengths of the examples.
         eval_batch_size: Examples per batch in validation, test and predict.
         split: Which training examples are held out for validation.
         protocol: Name of the published protocol that the settings follow, for the results.

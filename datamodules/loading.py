@@ -114,7 +114,7 @@ class TokenBudgetSampler(DistributedSampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self._order(len(self.batches), self.epoch)
-        order += order[: -len(order) % self.num_replicas]
+        order = (order * self.num_replicas)[: len(self) * self.num_replicas]
         return iter([self.batches[number] for number in order[self.rank :: self.num_replicas]])
 
     def __len__(self) -> int:

@@ -1,10 +1,12 @@
 """Every shipped YAML parses against the code, and says what it is for."""
 
+from functools import reduce
+
 import pytest
 import yaml
 
 from tera_pl.cli import main
-from tera_pl.commands.study import read_study
+from tera_pl.commands.study import read_study, run_arguments
 from tests.conftest import ROOT
 
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -122,9 +124,18 @@ def test_methods_differ_in_adapter_and_learning_rate_alone(benchmark, backbone):
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=name)
-def test_studies_name_configs_that_there_are(path):
+def test_studies_set_keys_that_there_are(path, capsys):
     study = read_study(path)
     assert all((path.parent / entry.config) in CONFIGS for entry in study.entries.values())
+    lines = {(entry.config, *entry.set): line for line, entry in study.entries.items()}
+    for line in lines.values():
+        arguments = run_arguments(study, line, path.parent, study.learning_rates[0], 7)
+        with pytest.raises(SystemExit) as error:
+            main(["fit", *arguments, "--print_config"])
+        assert error.value.code == 0, capsys.readouterr().err
+        resolved = yaml.safe_load(capsys.readouterr().out)
+        for key, value in study.entries[line].set.items():
+            assert reduce(dict.__getitem__, key.split("."), resolved) == value
 
 
 def test_there_are_configs():

@@ -99,6 +99,7 @@ def test_folder_holds_what_the_design_lists(finished):
         "predictions.jsonl",
         "ranks.csv",
     } <= names
+    assert "peft_comparison.json" not in names  # written where a user asks for it
     assert not (finished.parent / "version_1").exists()
 
 

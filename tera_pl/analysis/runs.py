@@ -22,7 +22,10 @@ _BATCHES = ("batch_size", "tokens_per_batch")
 _TRAINING = (
     "max_steps",
     "max_epochs",
+    "limit_train_batches",
     "accumulate_grad_batches",
+    "devices",
+    "num_nodes",
     "gradient_clip_val",
     "precision",
     "val_check_interval",
@@ -103,7 +106,6 @@ class Run:
         The name of a preset is none of it: what it sets is.
         """
         data, tested = _data_fields(self.config), _data_fields(self.test_config)
-        # A whole split is null, 1.0 or the number of its batches: only a smaller share counts.
         limit = self.test_config.get("trainer", {}).get("limit_test_batches")
         protocol = {k: v for k, v in self.settings["protocol"].items() if k != "name"}
         backbone = self.settings["backbone"]
@@ -113,7 +115,8 @@ class Run:
                 "data": data,
                 "test": {
                     "data": tested if tested != data else None,
-                    "limit_test_batches": None if limit == 1.0 else limit,
+                    # Null and 1.0 are the whole split; the integer 1 is one batch.
+                    "limit_test_batches": None if repr(limit) == "1.0" else limit,
                 },
                 "backbone": {key: backbone.get(key) for key in ("path", "revision", "dtype")},
             }

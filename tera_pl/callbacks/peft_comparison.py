@@ -66,6 +66,8 @@ class PeftComparison(Callback):
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Note what a step took."""
+        if not outputs:  # its loss was not finite and is passed over
+            return
         tokens = int(batch["attention_mask"].sum())
         reserved, allocated = _memory()
         seconds = time.perf_counter() - self._clocks["step"]
@@ -202,7 +204,10 @@ def _train_config(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
         "model_id": backbone.path,
         "dtype": backbone.dtype,
         "max_seq_length": getattr(encoding, "max_length", None),
-        "batch_size": getattr(data, "batch_size", None),
+        # Null where batches have a budget of tokens.
+        "batch_size": None
+        if getattr(data, "tokens_per_batch", None)
+        else getattr(data, "batch_size", None),
         "batch_size_eval": getattr(data, "eval_batch_size", None),
         "max_steps": trainer.max_steps,
         "eval_steps": trainer.val_check_interval,

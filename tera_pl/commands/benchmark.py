@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from transformers import PreTrainedModel
 
+from tera_pl.analysis.accounting import bytes_of
 from tera_pl.analysis.drawing import save, style
 from tera_pl.backbone import DTYPES, hold_updates, release_updates
 from tera_pl.benchmark.mixed import time_mixed_batches
@@ -167,8 +168,10 @@ def _memory(call: Callable[[], object], model: nn.Module, device: torch.device) 
         return kept_bytes(call, model)
     call()
     torch.cuda.reset_peak_memory_stats(device)
+    # The other methods' models are there too.
+    others = torch.cuda.memory_allocated(device) - bytes_of((*model.parameters(), *model.buffers()))
     call()
-    return torch.cuda.max_memory_allocated(device)
+    return torch.cuda.max_memory_allocated(device) - others
 
 
 def _machine(device: torch.device) -> str:

@@ -9,6 +9,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -92,14 +93,21 @@ def main(args: Sequence[str]) -> int:
         raise ValueError(f"--jobs is {options.jobs}: expected at least 1")
     names = _shard(list(study.entries), options.shard)
     rows, failures = [], []
+    stopped = threading.Event()
     # Threads only wait for processes.
-    with ThreadPoolExecutor(options.jobs) as pool:
-        found = [pool.submit(_compare, study, name, options.config.parent) for name in names]
-    for line in found:
-        try:
-            rows.append(line.result())
-        except RunStoppedError as error:
-            failures.append(str(error))
+    pool = ThreadPoolExecutor(options.jobs)
+    folder = options.config.parent
+    found = [pool.submit(_compare, study, name, folder, stopped) for name in names]
+    try:
+        for line in found:
+            try:
+                rows.append(line.result())
+            except RunStoppedError as error:
+                failures.append(str(error))
+    finally:
+        # After Ctrl-C, which reaches the processes too, none is started any more.
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
     table = as_table(rows)
     if options.shard is None:
         write_whole(Path(study.output) / "study.json", json.dumps(rows, indent=2) + "\n")
@@ -157,11 +165,17 @@ def as_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _expand(name: str, entry: Entry) -> dict[str, Entry]:
     """Give the lines of an entry: one for each combination of its grid."""
-    lines = {}
+    lines: dict[str, Entry] = {}
+    for key, choices in entry.grid.items():
+        if not isinstance(choices, list):
+            raise ValueError(f"entries.{name}.grid: {key} is {choices!r}: expected a list")
     for values in itertools.product(*entry.grid.values()):
         chosen = dict(zip(entry.grid, values, strict=True))
         shown = (f"{key.rpartition('.')[2]}={_shown(value)}" for key, value in chosen.items())
-        lines[" ".join([name, *shown])] = replace(entry, set=entry.set | chosen, grid={})
+        line = " ".join([name, *shown])
+        if line in lines:
+            raise ValueError(f"entries.{name}.grid: two lines are {line!r}: expected one each")
+        lines[line] = replace(entry, set=entry.set | chosen, grid={})
     return lines
 
 
@@ -180,13 +194,17 @@ def _shard(names: list[str], shard: str | None) -> list[str]:
     return names[index - 1 :: count]
 
 
-def _compare(study: Study, name: str, folder: Path) -> dict[str, Any]:
+def _compare(study: Study, name: str, folder: Path, stopped: threading.Event) -> dict[str, Any]:
     """Search the learning rate of one line, then run its seeds."""
     entry = study.entries[name]
     rates = entry.learning_rates or study.learning_rates
-    tried = {
-        lr: _run(study, name, folder, lr, study.seeds[0], test=False).get("fit") for lr in rates
-    }
+
+    def run(lr: float, seed: int, *, test: bool) -> dict[str, Any]:
+        if stopped.is_set():
+            raise RunStoppedError(f"{name}: stopped")
+        return _run(study, name, folder, lr, seed, test=test)
+
+    tried = {lr: run(lr, study.seeds[0], test=False).get("fit") for lr in rates}
     # By the loss: of 120 answers, several rates get the same number right.
     found = {lr: result["scores"]["val/loss"] for lr, result in tried.items() if result}
     if not found:
@@ -194,7 +212,7 @@ def _compare(study: Study, name: str, folder: Path) -> dict[str, Any]:
             f"{name}: no learning rate of {rates} finished: see {study.output}/{name}"
         )
     best = min(found, key=lambda lr: found[lr] if math.isfinite(found[lr]) else math.inf)
-    results = [_run(study, name, folder, best, seed, test=True) for seed in study.seeds]
+    results = [run(best, seed, test=True) for seed in study.seeds]
     failed = [s for s, result in zip(study.seeds, results, strict=True) if "test" not in result]
     if failed:
         raise RunStoppedError(
@@ -223,20 +241,9 @@ def _run(
     study: Study, name: str, folder: Path, lr: float, seed: int, *, test: bool
 ) -> dict[str, Any]:
     """Fit, and test if asked for, unless that is done already; give the run's results."""
-    entry = study.entries[name]
     label = f"lr{lr:g}-seed{seed}"
     run = Path(study.output) / name / label / "version_0"
-    values = {
-        LEARNING_RATE: f"{lr:g}",
-        "seed_everything": seed,
-        "trainer.logger.init_args.save_dir": Path(study.output) / name,
-        "trainer.logger.init_args.name": label,
-        "trainer.enable_progress_bar": "false",
-        "trainer.enable_model_summary": "false",
-        **entry.set,
-        **dict.fromkeys(entry.seed_keys, seed),
-    }
-    common = ["--config", str(folder / entry.config), *_options(values)]
+    common = run_arguments(study, name, folder, lr, seed)
     if "fit" not in _results(run):
         # What a killed run left would push this one to another version.
         shutil.rmtree(run, ignore_errors=True)
@@ -245,6 +252,33 @@ def _run(
     if test and "test" not in _results(run) and best.exists():
         _call("test", [*common, "--ckpt_path", str(best)], run)
     return _results(run)
+
+
+def run_arguments(study: Study, name: str, folder: Path, lr: float, seed: int) -> list[str]:
+    """Give the arguments of `fit` for one run of a study.
+
+    Args:
+        study: The study.
+        name: Its line.
+        folder: Where its configurations are.
+        lr: Learning rate.
+        seed: Seed of everything, and of the line's `seed_keys`.
+
+    Returns:
+        Arguments of the command line.
+    """
+    entry = study.entries[name]
+    values = {
+        LEARNING_RATE: f"{lr:g}",
+        "seed_everything": seed,
+        "trainer.logger.init_args.save_dir": Path(study.output) / name,
+        "trainer.logger.init_args.name": f"lr{lr:g}-seed{seed}",
+        "trainer.enable_progress_bar": "false",
+        "trainer.enable_model_summary": "false",
+        **entry.set,
+        **dict.fromkeys(entry.seed_keys, seed),
+    }
+    return ["--config", str(folder / entry.config), *_options(values)]
 
 
 def _options(values: dict[str, Any]) -> Iterator[str]:

@@ -132,6 +132,7 @@ def apply_mixed(
 
 
 # `M x` by input, for as long as the input lives: q, k and v read the same and share their factors.
+# A change in place is seen, unless it goes past autograd: by `x.data` or numpy's view of it.
 _projected: Any = WeakTensorKeyDictionary()
 
 
@@ -159,9 +160,11 @@ def _find_projection(network: TensorNetwork, inputs: Tensor) -> Tensor | None:
     return None
 
 
-def _state(inputs: Tensor) -> tuple[int, bool, bool]:
-    # An input may change in place, or come to need a gradient.
-    return inputs._version, inputs.requires_grad, torch.is_grad_enabled()
+def _state(inputs: Tensor) -> tuple[int, bool, bool, bool]:
+    # An input may change in place, or come to need a gradient; a CUDA graph that is being captured
+    # must not use what was computed before it.
+    capturing = inputs.is_cuda and torch.cuda.is_current_stream_capturing()
+    return inputs._version, inputs.requires_grad, torch.is_grad_enabled(), capturing
 
 
 def _same(first: Matrices, second: Matrices) -> bool:

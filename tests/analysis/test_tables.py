@@ -5,6 +5,7 @@ import io
 import re
 
 import pytest
+import yaml
 
 from tera_pl.analysis.groups import check_same_protocol, group_runs, usual_values
 from tera_pl.analysis.layouts import layout_for
@@ -155,6 +156,7 @@ def test_what_most_groups_share_is_in_no_label():
     [
         ({"protocol": {"generation": {"num_beams": 1}}}, "protocol.generation.num_beams: 4 | 1"),
         ({"test_trainer": {"limit_test_batches": 2}}, "test.limit_test_batches: None | 2"),
+        ({"test_trainer": {"limit_test_batches": 1}}, "test.limit_test_batches: None | 1"),
     ],
 )
 def test_another_protocol_is_refused_by_the_name_of_the_field(tmp_path, other, field):
@@ -162,6 +164,22 @@ def test_another_protocol_is_refused_by_the_name_of_the_field(tmp_path, other, f
     write_run(tmp_path / "b", {"accuracy": 0.5}, seed=1, **other)
     with pytest.raises(ValueError, match=re.escape(field)):
         check_same_protocol(read_runs([tmp_path])[0])
+
+
+def test_a_share_of_the_whole_split_is_the_whole_split(tmp_path):
+    write_run(tmp_path / "a", {"accuracy": 0.5})
+    write_run(tmp_path / "b", {"accuracy": 0.5}, seed=1, test_trainer={"limit_test_batches": 1.0})
+    check_same_protocol(read_runs([tmp_path])[0])
+
+
+@pytest.mark.parametrize(("key", "value"), [("limit_train_batches", 0.1), ("devices", 2)])
+def test_runs_trained_otherwise_are_no_seeds_of_one_another(tmp_path, key, value):
+    for seed in (0, 1):
+        run = write_run(tmp_path / str(seed), {"accuracy": 0.5}, seed=seed)
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["trainer"][key] = value if seed else None
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert len(group_runs(read_runs([tmp_path])[0])) == 2
 
 
 def test_a_preset_by_name_and_its_fields_by_hand_are_one_protocol(tmp_path):

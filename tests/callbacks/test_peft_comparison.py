@@ -3,8 +3,9 @@
 import json
 
 import pytest
-import yaml
+import torch
 
+from tera_pl.callbacks import PeftComparison
 from tera_pl.cli import main
 
 # Fields of hira--llama-3.2-3B-rank32-lr4.5e-3.json, published in method_comparison/MetaMathQA.
@@ -129,6 +130,8 @@ def test_an_untested_run_is_no_success_and_the_test_makes_it_one(run, root, monk
     assert tested["train_info"]["metrics"][:-1] == entry["train_info"]["metrics"][:-1]
 
 
-def test_it_is_off_by_default(root):
-    config = yaml.safe_load((root / "configs" / "quickstart.yaml").read_text())
-    assert "PeftComparison" not in str(config)
+def test_a_step_that_is_passed_over_is_not_measured():
+    callback = PeftComparison()
+    before = callback.state_dict()
+    callback.on_train_batch_end(None, None, {}, {"attention_mask": torch.ones(2, 3)}, 0)
+    assert callback.state_dict() == before

@@ -1,6 +1,7 @@
 """A study picks the rate by validation, repeats nothing that is finished, and reports failures."""
 
 import json
+import signal
 import threading
 import time
 
@@ -194,6 +195,39 @@ def test_no_more_runs_at_once_than_jobs(config, calls, monkeypatch):
     monkeypatch.setattr(study, "_call", call)
     study.main(["--config", str(config), "--jobs", "2"])
     assert most == 2
+
+
+def test_nothing_is_started_after_an_interrupt(config, calls, monkeypatch):
+    config.write_text(
+        config.read_text() + "".join(f"  e{i}: {{config: a.yaml}}\n" for i in range(5))
+    )
+    made = []
+
+    def call(verb, arguments, run):
+        made.append(run)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.2)  # as a run that ends because of the same signal
+
+    monkeypatch.setattr(study, "_call", call)
+    with pytest.raises(KeyboardInterrupt):
+        study.main(["--config", str(config)])
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    ("grid", "told"),
+    [
+        ("{x.y: uniform}", "x.y is 'uniform': expected a list"),
+        ("{x.y: [ab, a b]}", "two lines are 'a y=ab': expected one each"),
+    ],
+)
+def test_a_grid_that_would_lose_lines_is_told(config, grid, told, capsys):
+    config.write_text(
+        "output: out\nlearning_rates: [0.1]\nseeds: [3]\n"
+        f"entries: {{a: {{config: a.yaml, grid: {grid}}}}}\n"
+    )
+    assert guard(lambda: study.main(["--config", str(config)])) == 2
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

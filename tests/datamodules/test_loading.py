@@ -115,7 +115,7 @@ def test_order_of_batches_is_a_function_of_seed_and_epoch_and_can_go_on():
     assert head + epoch_of(resumed, 2) == whole
 
 
-@pytest.mark.parametrize("processes", [2, 3, 4])
+@pytest.mark.parametrize("processes", [2, 3, 4, 20])
 def test_processes_take_equally_many_batches_of_a_budget(monkeypatch, processes):
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: processes)
