@@ -277,7 +277,7 @@ def test_auto_takes_what_is_projected_already(projections):
     # Alone, so many rows would pay for building the update; what is left to do costs less.
     network = make_network("out_split")
     value = share_factors(network, make_network("out_split", seed=5))
-    inputs = tensors(network, rows=8)[0] * 2
+    inputs = tensors(network, rows=7)[0] * 2
     apply(value, inputs)
     assert not projections
     apply(network, inputs, "factored")
