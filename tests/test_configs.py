@@ -1,5 +1,7 @@
 """Every shipped YAML parses against the code, and says what it is for."""
 
+import subprocess
+import sys
 from functools import reduce
 
 import pytest
@@ -136,6 +138,24 @@ def test_studies_set_keys_that_there_are(path, capsys):
         resolved = yaml.safe_load(capsys.readouterr().out)
         for key, value in study.entries[line].set.items():
             assert reduce(dict.__getitem__, key.split("."), resolved) == value
+
+
+@pytest.mark.parametrize("layers", [[], ["base/protocols/convai2/tera_paper.yaml"]])
+def test_scorers_are_imported_where_they_are_named(layers, tmp_path):
+    bases = [str(ROOT / "configs" / layer) for layer in ("miniature/tera.yaml", *layers)]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"base": bases}))
+    arguments = ["tera_pl", "fit", "--config", str(path), "--print_config"]
+    code = (
+        f"import atexit, sys; sys.argv = {arguments!r}\n"
+        "scorers = {'bert_score', 'nltk', 'rouge_score'}\n"
+        "atexit.register(lambda: print('found', len(scorers & set(sys.modules))))\n"
+        "from tera_pl.__main__ import main; main(sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith(f"found {3 * len(layers)}\n")
 
 
 def test_there_are_configs():
