@@ -209,8 +209,13 @@ def test_nothing_is_started_after_an_interrupt(config, calls, monkeypatch):
         time.sleep(0.2)  # as a run that ends because of the same signal
 
     monkeypatch.setattr(study, "_call", call)
-    with pytest.raises(KeyboardInterrupt):
-        study.main(["--config", str(config)])
+    # A shell starts jobs in the background with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            study.main(["--config", str(config)])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(made) == 1
 
 
