@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datamodules.batching import EvalCollator, TrainCollator
 from datamodules.encoding import Encoding, encode, prepare_tokenizer
+from datamodules.errors import UserError
 from datamodules.lengths import as_table, length_report
 from datamodules.loading import (
     Batches,
@@ -83,7 +84,7 @@ class InstructionDataModule(LightningDataModule):
             ("tokens_per_batch", tokens_per_batch),
         ):
             if value is not None and value < 1:
-                raise ValueError(f"data.{name} is {value}: expected at least 1")
+                raise UserError(f"data.{name} is {value}: expected at least 1")
         self.tokenizer_path = tokenizer
         self.tokenizer_revision = tokenizer_revision
         self.encoding = encoding
@@ -127,10 +128,10 @@ class InstructionDataModule(LightningDataModule):
             What is left to train on, in the order of the data, and the validation examples.
 
         Raises:
-            ValueError: If there are not more records than validation examples.
+            UserError: If there are not more records than validation examples.
         """
         if not 1 <= self.held_out.size < len(records):
-            raise ValueError(
+            raise UserError(
                 f"data.split.size is {self.held_out.size}, the training data has {len(records)} "
                 "records: expected at least 1 for validation and more than that in all"
             )
@@ -228,7 +229,7 @@ class InstructionDataModule(LightningDataModule):
             )
         except (OSError, ValueError) as error:
             reason = str(error).split("\n")[0][:200]
-            raise ValueError(f"no tokenizer at {self.tokenizer_path!r} ({reason})") from None
+            raise UserError(f"no tokenizer at {self.tokenizer_path!r} ({reason})") from None
         prepare_tokenizer(tokenizer, self.encoding)
         return tokenizer
 
@@ -236,7 +237,7 @@ class InstructionDataModule(LightningDataModule):
         lengths = [len(ids) for ids in self._encoded["train"].data.column("input_ids")]
         longest = max(range(len(lengths)), key=lambda index: lengths[index])
         if lengths[longest] > tokens:
-            raise ValueError(
+            raise UserError(
                 f"data.tokens_per_batch is {tokens}, but training example "
                 f"{self._records['train'][longest]['id']} has {lengths[longest]} tokens: expected "
                 "at least as many"

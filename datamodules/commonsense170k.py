@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.base import InstructionDataModule
+from datamodules.errors import UserError
 from datamodules.instructions import check_size, get_instruction, make_id
 from datamodules.records import Record, find_file, get_text, read_json
 
@@ -68,7 +69,7 @@ class Commonsense170k(InstructionDataModule):
         self.path = Path(path)
         self.tasks = list(TASKS if tasks is None else tasks)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"data.tasks is {self.tasks}: expected sub-tasks, each once")
+            raise UserError(f"data.tasks is {self.tasks}: expected sub-tasks, each once")
 
     def train_records(self) -> list[Record]:
         """Read the mixed training file, or the training file of every sub-task."""
@@ -87,9 +88,7 @@ class Commonsense170k(InstructionDataModule):
 
     def _check_folder(self) -> None:
         if not self.path.is_dir():
-            raise ValueError(
-                f"data.path: no folder {self.path}: expected one with <task>/test.json"
-            )
+            raise UserError(f"data.path: no folder {self.path}: expected one with <task>/test.json")
 
     def _read_all(self, names: tuple[str, ...], part: int) -> list[Record]:
         files = [(task, find_file(self.path / task, names)) for task in self.tasks]
@@ -110,7 +109,7 @@ class Commonsense170k(InstructionDataModule):
         answer = get_text(item, "answer", place)
         labels = _labels(instruction, place) if task is None else LABELS[task]
         if answer not in labels:
-            raise ValueError(f"{place}: answer {answer!r} is none of {', '.join(labels)}")
+            raise UserError(f"{place}: answer {answer!r} is none of {', '.join(labels)}")
         return {
             "prompt": instruction,
             "response": get_text(item, "output", place),
@@ -128,7 +127,7 @@ def _labels(instruction: str, place: str) -> list[str]:
     for labels in LABELS.values():
         if labels[0] == first:
             return labels
-    raise ValueError(
+    raise UserError(
         f"{place}: field 'instruction' does not end in a known 'Answer format: ...': cannot tell "
         "the sub-task"
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import InstructionDataModule
+from datamodules.errors import UserError
 from datamodules.instructions import make_id
 from datamodules.records import Record, find_file, get_text, read_json, read_text, split_lines
 
@@ -75,7 +76,7 @@ class ConvAI2(InstructionDataModule):
             for instruction, reply, place in turns
         ]
         if not records:
-            raise ValueError(f"{path} holds no turns")
+            raise UserError(f"{path} holds no turns")
         return records
 
 
@@ -97,7 +98,7 @@ def _parse_dialogues(path: Path) -> Iterator[tuple[str, str, str]]:
         place = f"{path}, line {number}"
         match = re.fullmatch(r"(\d+) (.*)", line)
         if match is None:
-            raise ValueError(f"{place}: expected a number and a text, found {line[:60]!r}")
+            raise UserError(f"{place}: expected a number and a text, found {line[:60]!r}")
         if match.group(1) == "1":
             persona, history = [], []
         stated = _PERSONA.fullmatch(match.group(2))
@@ -106,7 +107,7 @@ def _parse_dialogues(path: Path) -> Iterator[tuple[str, str, str]]:
             continue
         said, reply = _split_turn(match.group(2), place)
         if not persona:
-            raise ValueError(f"{place}: a turn before any 'your persona: ...' of its dialogue")
+            raise UserError(f"{place}: a turn before any 'your persona: ...' of its dialogue")
         history.append(f"Q: {said}")
         values = {"history": "\n".join(history), "persona": "\n".join(persona)}
         yield INSTRUCTION.format(**values), reply, place
@@ -115,13 +116,13 @@ def _parse_dialogues(path: Path) -> Iterator[tuple[str, str, str]]:
 
 def _split_turn(text: str, place: str) -> tuple[str, str]:
     if text.startswith("partner's persona:"):
-        raise ValueError(f"{place}: a partner's persona: expected a file *_self_original_no_cands")
+        raise UserError(f"{place}: a partner's persona: expected a file *_self_original_no_cands")
     said, *replies = text.split("\t")
     if len(replies) != 1:
-        raise ValueError(
+        raise UserError(
             f"{place}: {len(replies)} tabs: expected what was said, a tab and the reply (a file "
             "*_no_cands has no candidates after them)"
         )
     if not said.strip() or not replies[0].strip():
-        raise ValueError(f"{place}: an empty utterance")
+        raise UserError(f"{place}: an empty utterance")
     return said.strip(), replies[0].strip()

@@ -12,6 +12,7 @@ import datasets
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.errors import UserError
 from datamodules.records import Record
 
 ALPACA = (
@@ -68,7 +69,7 @@ class Encoding:
         for name in ("template", "eval_template"):
             template = getattr(self, name)
             if template is not None and template.count("{instruction}") != 1:
-                raise ValueError(f"encoding.{name}: expected {{instruction}} in it, once")
+                raise UserError(f"encoding.{name}: expected {{instruction}} in it, once")
         for name, smallest in (
             ("max_length", 2),
             ("max_prompt_length", 1),
@@ -77,9 +78,9 @@ class Encoding:
         ):
             value = getattr(self, name)
             if value is not None and value < smallest:
-                raise ValueError(f"encoding.{name} is {value}: expected at least {smallest}")
+                raise UserError(f"encoding.{name} is {value}: expected at least {smallest}")
         if self.tokenize == "together" and (self.max_prompt_length or self.max_response_length):
-            raise ValueError(
+            raise UserError(
                 "encoding.max_prompt_length and max_response_length need encoding.tokenize: apart"
             )
 
@@ -106,21 +107,21 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, encoding: Encoding) ->
         encoding: What is needed.
 
     Raises:
-        ValueError: If a token is needed that the tokenizer does not have.
+        UserError: If a token is needed that the tokenizer does not have.
     """
     name = getattr(tokenizer, "name_or_path", "")
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer {name!r} has no eos token: generation could not end")
+        raise UserError(f"the tokenizer {name!r} has no eos token: generation could not end")
     if (encoding.add_bos or encoding.bos_in_eval) and tokenizer.bos_token_id is None:
-        raise ValueError(f"the tokenizer {name!r} has no bos token: set encoding.add_bos to false")
+        raise UserError(f"the tokenizer {name!r} has no bos token: set encoding.add_bos to false")
     if encoding.pad_token is not None:
         if encoding.pad_token not in tokenizer.get_vocab():
-            raise ValueError(
+            raise UserError(
                 f"encoding.pad_token: the tokenizer {name!r} has no token {encoding.pad_token!r}"
             )
         tokenizer.pad_token = encoding.pad_token
     if tokenizer.pad_token_id is None:
-        raise ValueError(
+        raise UserError(
             f"the tokenizer {name!r} has no pad token: set data.init_args.encoding.pad_token to "
             f"one of its tokens, for example {tokenizer.unk_token or tokenizer.eos_token!r}"
         )
@@ -145,7 +146,7 @@ def encode(
         to the longest lengths). Large ones are cached on disk and memory-mapped.
 
     Raises:
-        ValueError: If a response is too long and may not be cut, or nothing of an example is left
+        UserError: If a response is too long and may not be cut, or nothing of an example is left
             to learn, naming the record.
     """
     dataset = Dataset.from_list(
@@ -166,12 +167,12 @@ def encode(
     lost = zip(records, *columns, strict=True)
     for record, cut, learnt in lost:
         if cut and not encoding.allow_truncated_responses:
-            raise ValueError(
+            raise UserError(
                 f"{record['id']}: the response loses {cut} tokens at encoding.max_length "
                 f"{encoding.max_length}: raise it, or set encoding.allow_truncated_responses"
             )
         if not learnt:
-            raise ValueError(
+            raise UserError(
                 f"{record['id']}: nothing is left to learn at encoding.max_length "
                 f"{encoding.max_length}: raise it, or set encoding.loss_on to all"
             )

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler
 
+from datamodules.errors import UserError
+
 
 class EpochSampler(RandomSampler):
     """Shuffles by seed and epoch alone, so that an order can be had again.
@@ -50,7 +52,7 @@ class LengthSampler(DistributedSampler):
         batch_size: Number of examples per batch.
 
     Raises:
-        ValueError: If there are fewer examples than processes.
+        UserError: If there are fewer examples than processes.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int) -> None:
@@ -58,7 +60,7 @@ class LengthSampler(DistributedSampler):
         self.num_replicas = dist.get_world_size() if joined else 1
         # One without any would not take part in what all do together, and they would wait for it.
         if len(lengths) < self.num_replicas > 1:
-            raise ValueError(
+            raise UserError(
                 f"trainer.devices: {self.num_replicas} processes for {len(lengths)} examples to "
                 "evaluate: expected at least one for each"
             )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import InstructionDataModule
+from datamodules.errors import UserError
 from datamodules.instructions import check_size, get_instruction, make_id
 from datamodules.leaks import find_leaks
 from datamodules.records import Record, find_file, get_text, read_json
@@ -57,7 +58,7 @@ class Math10k(InstructionDataModule):
         self.path = Path(path)
         self.tasks: list[Task] = ["AQuA", "SVAMP"] if tasks is None else tasks
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"data.tasks is {self.tasks}: expected sub-tasks, each once")
+            raise UserError(f"data.tasks is {self.tasks}: expected sub-tasks, each once")
         self.train_file = train_file
         self.leaks = leaks
         self.leaked: dict[str, str] = {}
@@ -107,7 +108,7 @@ class Math10k(InstructionDataModule):
         answer = get_text(item, "answer", place).strip()
         is_letter = answer in LETTERS
         if not is_letter and not _is_number(answer):
-            raise ValueError(
+            raise UserError(
                 f"{place}: answer {answer!r} is neither a number nor one of {', '.join(LETTERS)}"
             )
         return {

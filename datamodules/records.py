@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from datamodules.errors import UserError
+
 
 class Record(TypedDict):
     """One example of a benchmark.
@@ -35,7 +37,7 @@ def read_json(path: Path) -> list[Mapping[str, Any]]:
         The objects in the order of the file.
 
     Raises:
-        ValueError: If the file is missing, damaged, no valid JSON, empty or holds something else
+        UserError: If the file is missing, damaged, no valid JSON, empty or holds something else
             than objects.
     """
     text = read_text(path)
@@ -46,18 +48,18 @@ def read_json(path: Path) -> list[Mapping[str, Any]]:
         else:
             objects = _parse(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: no valid JSON: {error.msg}") from None
+        raise UserError(f"{path}, line {error.lineno}: no valid JSON: {error.msg}") from None
     except _RepeatedKeyError as error:
-        raise ValueError(f"{path}: key {error} twice in one object: which is meant?") from None
+        raise UserError(f"{path}: key {error} twice in one object: which is meant?") from None
     except (RecursionError, OverflowError):
-        raise ValueError(f"{path}: no valid JSON: nested too deeply") from None
+        raise UserError(f"{path}: no valid JSON: nested too deeply") from None
     if not isinstance(objects, list):
-        raise ValueError(f"{path} holds a {_kind(objects)}: expected a list of objects")
+        raise UserError(f"{path} holds a {_kind(objects)}: expected a list of objects")
     if not objects:
-        raise ValueError(f"{path} holds no records")
+        raise UserError(f"{path} holds no records")
     for number, item in enumerate(objects):
         if not isinstance(item, dict):
-            raise ValueError(f"{path}, record {number}: a {_kind(item)}: expected an object")
+            raise UserError(f"{path}, record {number}: a {_kind(item)}: expected an object")
     return objects
 
 
@@ -71,20 +73,20 @@ def read_text(path: Path) -> str:
         Its text.
 
     Raises:
-        ValueError: If the file is missing, damaged or not UTF-8.
+        UserError: If the file is missing, damaged or not UTF-8.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     try:
         if path.name.endswith(".gz"):
             data = gzip.decompress(data)
         return data.decode("utf-8-sig")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise UserError(f"{path} is damaged: {error}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, byte {error.start}: not UTF-8") from None
+        raise UserError(f"{path}, byte {error.start}: not UTF-8") from None
 
 
 def split_lines(text: str) -> list[str]:
@@ -109,17 +111,17 @@ def get_text(item: Mapping[str, Any], field: str, place: str, *, empty: bool = F
         The text as it stands.
 
     Raises:
-        ValueError: If the field is missing, no text, empty, or holds half a surrogate pair.
+        UserError: If the field is missing, no text, empty, or holds half a surrogate pair.
     """
     if field not in item:
-        raise ValueError(f"{place}: no field {field!r}: there are {', '.join(map(repr, item))}")
+        raise UserError(f"{place}: no field {field!r}: there are {', '.join(map(repr, item))}")
     value = item[field]
     if not isinstance(value, str):
-        raise ValueError(f"{place}: field {field!r} is a {_kind(value)}: expected text")
+        raise UserError(f"{place}: field {field!r} is a {_kind(value)}: expected text")
     if not empty and not value.strip():
-        raise ValueError(f"{place}: field {field!r} is empty")
+        raise UserError(f"{place}: field {field!r} is empty")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{place}: field {field!r} holds half a surrogate pair, which is no text")
+        raise UserError(f"{place}: field {field!r} holds half a surrogate pair, which is no text")
     return value
 
 
@@ -134,23 +136,23 @@ def find_file(folder: Path, names: Sequence[str]) -> Path:
         The file.
 
     Raises:
-        ValueError: If there is none, or more than one.
+        UserError: If there is none, or more than one.
     """
     found = sorted({path for name in names for path in folder.glob(name)})
     if len(found) == 1:
         return found[0]
     problem = f"has {', '.join(p.name for p in found)}" if found else "has none"
     where = folder if folder.is_dir() else f"{folder} (no such folder)"
-    raise ValueError(f"{where}: expected exactly one file {' or '.join(names)}, {problem}")
+    raise UserError(f"{where}: expected exactly one file {' or '.join(names)}, {problem}")
 
 
 def _parse_line(path: Path, number: int, line: str) -> Any:
     try:
         return _parse(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {number}: no valid JSON: {error.msg}") from None
+        raise UserError(f"{path}, line {number}: no valid JSON: {error.msg}") from None
     except _RepeatedKeyError as error:
-        raise ValueError(f"{path}, line {number}: key {error} twice in one object") from None
+        raise UserError(f"{path}, line {number}: key {error} twice in one object") from None
 
 
 def _parse(text: str) -> Any:

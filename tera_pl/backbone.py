@@ -21,6 +21,7 @@ from transformers import (
 
 from tera_pl.adapters import check_targets
 from tera_pl.adapters.layer import AdapterLayer
+from tera_pl.errors import UserError
 from tera_pl.hub import find_commit, how_to_download
 from tera_pl.packing import ATTENTION, check_packable
 
@@ -77,7 +78,7 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
         The configuration of the model.
 
     Raises:
-        ValueError: If there is no such model.
+        UserError: If there is no such model.
     """
     try:
         config = AutoConfig.from_pretrained(
@@ -86,7 +87,7 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
             trust_remote_code=backbone.trust_remote_code,
         )
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"model.backbone.path: no causal language model at {backbone.path!r}: expected a "
             f"folder or Hub id with a readable config.json ({_first_line(error)}); "
             f"{_what_to_do(backbone)}"
@@ -131,7 +132,7 @@ def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
         The tokenizer.
 
     Raises:
-        ValueError: If the folder or Hub id carries no tokenizer.
+        UserError: If the folder or Hub id carries no tokenizer.
     """
     try:
         return AutoTokenizer.from_pretrained(
@@ -140,7 +141,7 @@ def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
             trust_remote_code=backbone.trust_remote_code,
         )
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"model.backbone.path: no tokenizer at {backbone.path!r} ({_first_line(error)}); "
             f"{_what_to_do(backbone)}"
         ) from None
@@ -156,7 +157,7 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
         The model in its own dtype, with `use_cache` left to generation.
 
     Raises:
-        ValueError: If the weights are missing.
+        UserError: If the weights are missing.
     """
     config = load_config(backbone)
     kwargs: dict[str, Any] = {"dtype": DTYPES[backbone.dtype]}
@@ -175,7 +176,7 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
             **kwargs,
         )
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"model.backbone.path: {backbone.path!r} has no readable weights "
             f"({_first_line(error)}); {_what_to_do(backbone)}"
         ) from None
@@ -211,7 +212,7 @@ def add_adapter(
         The adapted model. Only the tensors of the adapter require a gradient.
 
     Raises:
-        ValueError: If the adapter does not fit the model.
+        UserError: If the adapter does not fit the model.
     """
     adapter = copy.deepcopy(adapter)
     if adapter.task_type is None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from tera_pl.errors import UserError
 from tera_pl.stopped import stopped_by
 from tera_pl.whole_files import open_whole
 
@@ -60,14 +61,14 @@ class WholeCheckpointIO(TorchCheckpointIO):
             What was saved.
 
         Raises:
-            ValueError: If the file is damaged, or holds more than tensors and plain values.
+            UserError: If the file is damaged, or holds more than tensors and plain values.
         """
         assert weights_only is not False, "nothing from a checkpoint is executed"
         try:
             return super().load_checkpoint(path, map_location, weights_only=True)
         except UNREADABLE as error:
             reason = str(error).strip().split("\n")[0][:200]
-            raise ValueError(
+            raise UserError(
                 f"ckpt_path: {path} is cut off, damaged, or holds more than tensors and plain "
                 f"values ({reason}): use another checkpoint of the run"
             ) from error

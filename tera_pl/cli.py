@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from jsonargparse import set_parsing_settings
 from lightning.fabric.plugins import CheckpointIO
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -32,6 +31,7 @@ from tera_pl.callbacks import (
     TensorBoardLayout,
 )
 from tera_pl.checkpoint_io import WholeCheckpointIO
+from tera_pl.errors import UserError
 from tera_pl.layering import empty_mappings, expand, has_key
 from tera_pl.mistakes import Parser, is_mistake
 from tera_pl.sharded_strategy import adopt
@@ -99,7 +99,7 @@ class TeraCLI(LightningCLI):
             config = parser.parse_args([a for a in args if not a.startswith("--print_config")])
             given = config.get(config.subcommand)
             if unknown := [".".join(path) for path in paths if not has_key(given, path)]:
-                raise ValueError(f"Option {unknown[0]!r} is not accepted: there is no such key")
+                raise UserError(f"Option {unknown[0]!r} is not accepted: there is no such key")
         super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
@@ -110,7 +110,7 @@ class TeraCLI(LightningCLI):
         """
         path = self.config[self.config.subcommand].get("ckpt_path")
         if path and not Path(path).is_file():
-            raise ValueError(f"ckpt_path: no file {path}: expected a .ckpt file of a run")
+            raise UserError(f"ckpt_path: no file {path}: expected a .ckpt file of a run")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; what starts from a checkpoint goes on in the folder of its run."""
@@ -138,7 +138,7 @@ class TeraCLI(LightningCLI):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             monitor = getattr(callback, "monitor", None)
             if monitor is not None and monitor not in logged:
-                raise ValueError(
+                raise UserError(
                     f"{type(callback).__name__} monitors {monitor!r}, which is never logged: "
                     f"expected one of {', '.join(sorted(logged))}"
                 )
@@ -240,7 +240,7 @@ def guard(run: Callable[[], int]) -> int:
         if os.environ.get("TERA_PL_DEBUG") or not _is_disk(error):
             raise
         return _tell("stopped", _describe_stop(error), 1, parent)
-    except (ValueError, MisconfigurationException) as error:
+    except Exception as error:
         if os.environ.get("TERA_PL_DEBUG") or not is_mistake(error):
             raise
         return _tell("error", str(error), 2, parent)

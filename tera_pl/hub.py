@@ -8,6 +8,8 @@ from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from tera_pl.errors import UserError
+
 PATIENCE_S = 5
 
 
@@ -19,14 +21,14 @@ def check_available(path: str, revision: str | None) -> None:
         revision: Branch, tag or commit on the Hub.
 
     Raises:
-        ValueError: If `path` is neither, or if the Hub is needed and does not answer.
+        UserError: If `path` is neither, or if the Hub is needed and does not answer.
     """
     if Path(path).is_dir():
         return
     try:
         validate_repo_id(path)
     except HFValidationError:
-        raise ValueError(
+        raise UserError(
             f"model.backbone.path: no folder {path!r}: expected a folder in the Hugging Face "
             "format, or the id of a model on the Hub"
         ) from None
@@ -34,7 +36,7 @@ def check_available(path: str, revision: str | None) -> None:
         return
     if reason := _why_unreachable():
         named = f"{path}@{revision}" if revision else path
-        raise ValueError(
+        raise UserError(
             f"model.backbone.path: there is no folder {path!r}, {named} is not in the "
             f"cache {constants.HF_HUB_CACHE}, and {reason}: {how_to_download(path, revision)}"
         )

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from tera_pl.errors import UserError
+
 OPTIONS = ("--config", "-c")
 
 
@@ -25,7 +27,7 @@ def expand(args: Sequence[str] | None) -> list[str]:
         The arguments, with `--config` repeated. A file that had `base` is replaced by its text.
 
     Raises:
-        ValueError: If a file is missing, `base` is no list of files, or files start from each
+        UserError: If a file is missing, `base` is no list of files, or files start from each
             other in a circle.
     """
     left = list(sys.argv[1:] if args is None else args)
@@ -47,11 +49,11 @@ def _layers(value: str, above: tuple[Path, ...]) -> list[str]:
     path = Path(value)
     if "\n" in value or not path.is_file():
         if above:
-            raise ValueError(f"{above[-1]}: base: no file {value}")
+            raise UserError(f"{above[-1]}: base: no file {value}")
         return [value]  # text instead of a file, or a mistake that the parser reports
     path = path.resolve()
     if path in above:
-        raise ValueError(f"{path}: base: starts from itself, through {above[-1]}")
+        raise UserError(f"{path}: base: starts from itself, through {above[-1]}")
     text = path.read_text(encoding="utf-8")
     try:
         config = yaml.safe_load(text)
@@ -61,7 +63,7 @@ def _layers(value: str, above: tuple[Path, ...]) -> list[str]:
         return [value]
     bases = config.pop("base")
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ValueError(f"{path}: base is {bases!r}: expected a list of files")
+        raise UserError(f"{path}: base is {bases!r}: expected a list of files")
     layers = [layer for base in bases for layer in _layers(str(path.parent / base), (*above, path))]
     return [*layers, yaml.safe_dump(config, sort_keys=False)] if config else layers
 

@@ -1,14 +1,13 @@
 """Tell a user's mistake in one line."""
 
 import sys
-import traceback
 from typing import NoReturn
 
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
-OWN_PACKAGES = ("tera_pl", "datamodules")
+from tera_pl.errors import is_user_error
 
 # Lines of a jsonargparse message that repeat what the others say, for every type of a union.
 _NOISE = (
@@ -35,18 +34,13 @@ class Parser(LightningArgumentParser):
         self.exit(2)
 
 
-def is_mistake(error: Exception) -> bool:
-    """Tell whether an error is a user's mistake rather than a defect.
+def is_mistake(error: BaseException) -> bool:
+    """Check whether an error was raised on purpose for invalid input, here or by Lightning.
 
     Args:
         error: What was raised.
 
     Returns:
-        True if this project or Lightning raised it on purpose. A ValueError that comes from
-        anywhere else is a defect, and deserves its traceback.
+        False for everything else, which is a defect and deserves its traceback.
     """
-    if isinstance(error, MisconfigurationException):
-        return True
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    package = frames[-1].f_globals["__name__"].partition(".")[0]
-    return isinstance(error, ValueError) and package in OWN_PACKAGES
+    return isinstance(error, MisconfigurationException) or is_user_error(error)

@@ -14,6 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PretrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from tera_pl.errors import UserError
+
 ATTENTION = "packed_sdpa"
 
 
@@ -45,7 +47,7 @@ def check_packable(config: PretrainedConfig) -> None:
         config: Of the model.
 
     Raises:
-        ValueError: If it has windows or caps.
+        UserError: If it has windows or caps.
     """
     text = config.get_text_config()
     found = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
@@ -53,7 +55,7 @@ def check_packable(config: PretrainedConfig) -> None:
         name for name in ("sliding_window", "attn_logit_softcapping") if getattr(text, name, None)
     }
     if found:
-        raise ValueError(
+        raise UserError(
             f"model.backbone.attn_implementation is {ATTENTION}, but the attention of "
             f"{config.model_type} has {', '.join(sorted(found))}: expected null, sdpa or eager"
         )

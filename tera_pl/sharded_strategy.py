@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
+from tera_pl.errors import UserError
 from tera_pl.sharding import like, load_trained, whole
 
 
@@ -29,7 +30,7 @@ class ShardedStrategy(ModelParallelStrategy):
         timeout: Longest wait for another process.
 
     Raises:
-        ValueError: If layers shall be split.
+        UserError: If layers shall be split.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class ShardedStrategy(ModelParallelStrategy):
         timeout: timedelta | None = timedelta(minutes=30),
     ) -> None:
         if tensor_parallel_size not in {"auto", 1}:
-            raise ValueError(
+            raise UserError(
                 f"trainer.strategy: tensor_parallel_size is {tensor_parallel_size}: expected 1, "
                 "weights are shared among processes but layers are not split"
             )
@@ -108,11 +109,11 @@ def adopt(strategy: Any) -> Any:
         A `ShardedStrategy` with the same settings, or what was given.
 
     Raises:
-        ValueError: If it is the older FSDP. Lightning's turns the base into float32, clips no
+        UserError: If it is the older FSDP. Lightning's turns the base into float32, clips no
             gradients, and its checkpoints would hold the base and no trained tensor by its name.
     """
     if isinstance(strategy, FSDPStrategy) or str(strategy).startswith("fsdp"):
-        raise ValueError(
+        raise UserError(
             "trainer.strategy: fsdp converts the base to float32 and cannot clip gradients: share "
             "the base with FSDP2 instead, as configs/base/fsdp2.yaml does"
         )

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from datamodules.errors import UserError
 from datamodules.miniworld import wordings
 from datamodules.miniworld.questions import ANSWERS, ENDINGS, OPTIONS, SOLUTIONS, draw_values
 from datamodules.miniworld.world import ATTRIBUTES, Attribute, World, build_world
@@ -209,10 +210,10 @@ def documents(num_documents: int, seed: int, curriculum: bool = True) -> list[st
         Documents of at most 126 tokens of MiniWorld's tokenizer, to be learnt in this order.
 
     Raises:
-        ValueError: If fewer than one document is asked for.
+        UserError: If fewer than one document is asked for.
     """
     if num_documents < 1:
-        raise ValueError(f"num_documents must be at least 1, got {num_documents}")
+        raise UserError(f"num_documents must be at least 1, got {num_documents}")
     writer = _Writer(build_world(), random.Random(f"documents-{seed}"))
     written: list[str] = []
     passages: list[str] = []

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, Literal
 
+from datamodules.errors import UserError
 from datamodules.miniworld.world import ATTRIBUTES, Attribute, World, build_world
 
 TRUE_FALSE = ("true", "false")
@@ -112,12 +113,12 @@ def questions(
         Records whose `prompt` is the instruction without a template, in shuffled order.
 
     Raises:
-        ValueError: If there is no such split or fewer than one example is asked for.
+        UserError: If there is no such split or fewer than one example is asked for.
     """
     if split not in ("train", "test"):
-        raise ValueError(f"MiniWorld has the splits train and test, not {split!r}")
+        raise UserError(f"MiniWorld has the splits train and test, not {split!r}")
     if num_examples < 1:
-        raise ValueError(f"num_examples must be at least 1, got {num_examples}")
+        raise UserError(f"num_examples must be at least 1, got {num_examples}")
     world = build_world()
     entities = world.train_entities if split == "train" else world.test_entities
     rng = random.Random(f"questions-{split}-{seed}")

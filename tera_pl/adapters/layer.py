@@ -10,6 +10,8 @@ from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from tera_pl.errors import UserError
+
 
 class AdapterLayer(nn.Module, BaseTunerLayer):
     """A frozen linear layer with updates, one per adapter.
@@ -81,14 +83,14 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             adapter_names: Which adapters; the active ones if not given.
 
         Raises:
-            ValueError: If `safe_merge` finds NaN or infinite values.
+            UserError: If `safe_merge` finds NaN or infinite values.
         """
         for name in self._known(check_adapters_to_merge(self, adapter_names)):
             weight = self.get_base_weight()
             delta = self._oriented(self.get_delta_weight(name).detach())
             merged = (weight.to(delta.dtype) + delta).to(weight.dtype)
             if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(
+                raise UserError(
                     f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
                 )
             if not self.merged_adapters:

@@ -17,6 +17,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tera_pl.adapters.layer import AdapterLayer
+from tera_pl.errors import UserError
 
 
 class AdapterModel(BaseTuner):
@@ -122,7 +123,7 @@ class AdapterModel(BaseTuner):
         try:
             self._add_adapter(layer, adapter_name, peft_config, current_key, frozen)
         except ValueError as error:
-            raise ValueError(f"module {current_key}: {error}") from None
+            raise UserError(f"module {current_key}: {error}") from None
         if is_new:
             if inactive:
                 layer.requires_grad_(False)
@@ -138,7 +139,7 @@ class AdapterModel(BaseTuner):
             and resolve_quantization_backend(base, **kwargs) is None
         ):
             method = type(self).__name__.removesuffix("Model")
-            raise ValueError(
+            raise UserError(
                 f"module {current_key} is a {type(base).__name__}: {method} adapts Linear layers, "
                 "quantised or not, and Conv1D"
             )

@@ -6,6 +6,8 @@ import re
 from peft import PeftConfig
 from torch import nn
 
+from tera_pl.errors import UserError
+
 
 def check_targets(model: nn.Module, config: PeftConfig) -> None:
     """Refuse target modules that the model does not have.
@@ -17,7 +19,7 @@ def check_targets(model: nn.Module, config: PeftConfig) -> None:
         config: Configuration of any PEFT method.
 
     Raises:
-        ValueError: If a target matches no module, with the names that come nearest.
+        UserError: If a target matches no module, with the names that come nearest.
     """
     targets = getattr(config, "target_modules", None)
     if not targets or targets == "all-linear":
@@ -27,18 +29,18 @@ def check_targets(model: nn.Module, config: PeftConfig) -> None:
         try:
             found = any(re.fullmatch(targets, name) for name in names)
         except re.error as error:
-            raise ValueError(
+            raise UserError(
                 f"target_modules: {targets!r} is no regular expression: {error}"
             ) from None
         if not found:
-            raise ValueError(
+            raise UserError(
                 f"{_unknown(targets, names)} (a string is a pattern for whole names; a list "
                 "names modules by their last part)"
             )
         return
     for target in sorted(targets):
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise ValueError(_unknown(target, names))
+            raise UserError(_unknown(target, names))
 
 
 def _unknown(target: str, names: list[str]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tera_pl.analysis.runs import Run
+from tera_pl.errors import UserError
 
 NAMES = {
     "TERA": "TeRA",
@@ -164,7 +165,7 @@ def check_same_protocol(runs: Sequence[Run]) -> None:
         runs: Runs on one benchmark and backbone.
 
     Raises:
-        ValueError: If they differ in more than method and seed; it names the fields, their values,
+        UserError: If they differ in more than method and seed; it names the fields, their values,
             and a run on either side.
     """
     found = protocol_differences(runs)
@@ -176,7 +177,7 @@ def check_same_protocol(runs: Sequence[Run]) -> None:
     other = next(
         run for run in runs if run.protocol_fields.get(name) != first.protocol_fields.get(name)
     )
-    raise ValueError(
+    raise UserError(
         f"{first.benchmark} on {first.backbone}: runs of different protocols are not averaged: "
         f"{fields} (for example {first.path} and {other.path}): report them apart, or pass "
         "--allow_mixed"

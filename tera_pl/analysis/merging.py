@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tera_pl.analysis.updates import adapted_layers, layer_update
+from tera_pl.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,10 @@ def merge(model: PeftModel) -> tuple[PreTrainedModel, Rounding]:
         the merged weights are from the exact sums.
 
     Raises:
-        ValueError: If the adapter is none that lies in the weights, or the base is quantised.
+        UserError: If the adapter is none that lies in the weights, or the base is quantised.
     """
     if model.active_peft_config.is_prompt_learning:
-        raise ValueError(
+        raise UserError(
             f"{model.active_peft_config.peft_type.value} puts tokens before the input and changes "
             "no weight: there is nothing to merge; export the adapter without --merge"
         )
@@ -63,12 +64,12 @@ def _merge_layer(name: str, layer: Any) -> tuple[float, float]:
     base = layer.get_base_layer()
     weight = base.weight
     if not weight.is_floating_point():
-        raise ValueError(
+        raise UserError(
             f"{name} is quantised ({weight.dtype}): a sum in its type would lose the update; "
             "export with --dequantise"
         )
     if isinstance(layer, LoraLayer) and any(layer.lora_bias.values()):
-        raise ValueError(
+        raise UserError(
             f"{name} has a trained bias (lora_bias): such an adapter is not merged here"
         )
     update = layer_update(layer)

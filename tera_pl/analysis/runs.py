@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from tera_pl.errors import UserError
+
 # What a seed changes and nothing else does: no setting of a method.
 SEED_FIELDS = {"adapter.seed", "adapter.frozen_sha256", "adapter.projection_prng_key"}
 # Where things lie and how fast they are read: no part of a protocol.
@@ -183,7 +185,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[Omission]]:
         and those that a later run of the same settings and seed replaces.
 
     Raises:
-        ValueError: If a folder is missing or there is no tested run in any.
+        UserError: If a folder is missing or there is no tested run in any.
     """
     runs: list[Run] = []
     omissions: list[Omission] = []
@@ -195,7 +197,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[Omission]]:
             omissions.append(run)
     if not runs:
         names = ", ".join(str(folder) for folder in folders)
-        raise ValueError(
+        raise UserError(
             f"no tested run in {names}: expected folders of `fit` and `test` with results.json "
             f"({len(omissions)} without a test)"
         )
@@ -230,7 +232,7 @@ def _find(folders: Sequence[Path]) -> set[Path]:
     found: set[Path] = set()
     for folder in folders:
         if not folder.is_dir():
-            raise ValueError(f"RUNS: no folder {folder}: expected folders that hold runs")
+            raise UserError(f"RUNS: no folder {folder}: expected folders that hold runs")
         for name in ("results.json", "config.yaml"):
             found |= {file.parent for file in folder.rglob(name)}
         # A study leaves the output of a run that failed before it had a folder.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tera_pl.errors import UserError
 from tera_pl.tensor import TensorNetwork, contract
 
 # Huang et al. (2025) count singular values above this. It does not follow the scale of the update.
@@ -49,7 +50,7 @@ def summarize(matrix: Tensor) -> Spectrum:
         The ranks. A zero matrix has rank zero of every kind.
 
     Raises:
-        ValueError: If the matrix has a NaN or an infinite entry.
+        UserError: If the matrix has a NaN or an infinite entry.
 
     Example:
         >>> summarize(torch.diag(torch.tensor([2.0, 2.0, 1e-9]))).rank
@@ -101,7 +102,7 @@ def singular_values(matrix: Tensor) -> Tensor:
         The `min(rows, columns)` singular values in descending order.
 
     Raises:
-        ValueError: If the matrix has a NaN or an infinite entry.
+        UserError: If the matrix has a NaN or an infinite entry.
     """
     _check_finite(matrix, matrix.shape)
     wide = matrix.detach().to(torch.promote_types(matrix.dtype, torch.float32))
@@ -122,7 +123,7 @@ def singular_values_of_product(left: Tensor, right: Tensor) -> Tensor:
         The `min(rows, inner, columns)` largest singular values in descending order.
 
     Raises:
-        ValueError: If a factor has a NaN or an infinite entry.
+        UserError: If a factor has a NaN or an infinite entry.
     """
     shape = (left.shape[0], right.shape[1])
     _check_finite(left, shape)
@@ -149,7 +150,7 @@ def singular_values_of_network(network: TensorNetwork) -> Tensor:
         The largest singular values in descending order; those that are not given are zero.
 
     Raises:
-        ValueError: If the update has a NaN or an infinite entry.
+        UserError: If the update has a NaN or an infinite entry.
     """
     core = network.core.detach()
     wide = torch.promote_types(core.dtype, torch.float32)
@@ -166,4 +167,4 @@ def singular_values_of_network(network: TensorNetwork) -> Tensor:
 
 def _check_finite(matrix: Tensor, shape: Sequence[int]) -> None:
     if not torch.isfinite(matrix).all():
-        raise ValueError(f"the update of shape {tuple(shape)} has entries that are no number")
+        raise UserError(f"the update of shape {tuple(shape)} has entries that are no number")

@@ -16,6 +16,7 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, Train
 from tera_pl.backbone import Backbone, add_adapter, load_model
 from tera_pl.callbacks.resources import peak_memory_bytes
 from tera_pl.cli import ConfigurationCLI, build, guard
+from tera_pl.errors import UserError
 
 
 class _Clock(TrainerCallback):
@@ -52,12 +53,12 @@ def main(args: Sequence[str]) -> int:
         0.
 
     Raises:
-        ValueError: If batches have a budget of tokens.
+        UserError: If batches have a budget of tokens.
     """
     cli = build(ConfigurationCLI, ["fit", *args])
     task, data, settings = cli.model, cli.datamodule, cli.trainer_settings
     if data.tokens_per_batch is not None:
-        raise ValueError(
+        raise UserError(
             "data.init_args.tokens_per_batch: the Trainer's batches have a number of examples: "
             "expected null"
         )

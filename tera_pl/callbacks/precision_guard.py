@@ -7,6 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from tera_pl.errors import UserError
+
 
 class PrecisionGuard(Callback):
     """Refuse precisions in which vectors that start at one cannot move, and check that they move.
@@ -23,7 +25,7 @@ class PrecisionGuard(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse 16-bit vectors before anything is loaded."""
         if stage == "fit" and trainer.precision in {"bf16-true", "16-true"}:
-            raise ValueError(
+            raise UserError(
                 f"trainer.precision: {trainer.precision} would round the trained vectors to 16 "
                 "bits, where steps near one vanish: use 32-true and set model.backbone.dtype to "
                 "bfloat16 for a 16-bit base"
@@ -57,7 +59,7 @@ class PrecisionGuard(Callback):
         stuck = [name for name, old in self._before.items() if torch.equal(after[name], old)]
         self._before, self._done = None, True
         if stuck:
-            raise ValueError(
+            raise UserError(
                 f"{len(stuck)} trained tensors had a gradient but did not move in the first "
                 f"optimizer step, for example {stuck[0]} ({after[stuck[0]].dtype}): raise "
                 "model.optimizer.lr or train in a wider type"

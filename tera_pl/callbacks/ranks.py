@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tera_pl.analysis.spectra import Spectrum, summarize_values
 from tera_pl.analysis.updates import adapted_layers, layer_singular_values
 from tera_pl.callbacks.run_folder import run_folder, tensorboard
+from tera_pl.errors import UserError
 
 SECONDS_BETWEEN_WORDS = 10.0
 
@@ -36,7 +37,7 @@ class RankLogger(Callback):
 
     def __init__(self, every_n_validations: int = 0) -> None:
         if every_n_validations < 0:
-            raise ValueError(f"ranks.every_n_validations is {every_n_validations}: expected >= 0")
+            raise UserError(f"ranks.every_n_validations is {every_n_validations}: expected >= 0")
         self.every_n_validations = every_n_validations
         self._validations = 0
 

@@ -20,6 +20,7 @@ from tera_pl.backbone import DTYPES, hold_updates, release_updates
 from tera_pl.benchmark.mixed import time_mixed_batches
 from tera_pl.benchmark.models import METHODS, SHAPES, adapt, build_base
 from tera_pl.benchmark.timing import Timing, kept_bytes, time_in_turns
+from tera_pl.errors import UserError
 from tera_pl.whole_files import write_whole
 
 FLOOR = "frozen"
@@ -40,7 +41,7 @@ def main(args: Sequence[str]) -> int:
         0.
 
     Raises:
-        ValueError: If a method is unknown, or a number of tokens is not whole sequences.
+        UserError: If a method is unknown, or a number of tokens is not whole sequences.
     """
     parser = argparse.ArgumentParser(prog="python -m tera_pl benchmark", description=main.__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="cpu_small")
@@ -53,11 +54,11 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     options = parser.parse_args(args)
     if unknown := set(options.methods) - METHODS.keys():
-        raise ValueError(
+        raise UserError(
             f"--methods: {', '.join(sorted(unknown))} unknown: expected {', '.join(METHODS)}"
         )
     if any(tokens < LENGTH or tokens % LENGTH for tokens in options.tokens):
-        raise ValueError(f"--tokens: {options.tokens}: expected multiples of {LENGTH}")
+        raise UserError(f"--tokens: {options.tokens}: expected multiples of {LENGTH}")
     device = torch.device(options.device)
     dtype = options.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     base = build_base(options.shape, device, DTYPES[dtype])

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from tera_pl.analysis import bytes_of, count, count_flops, dry_run
 from tera_pl.backbone import add_adapter, load_meta_model, prepare_training
 from tera_pl.cli import ConfigurationCLI, build
+from tera_pl.errors import UserError
 from tera_pl.packing import ATTENTION
 from tera_pl.tasks import CausalLMTask
 from tera_pl.tasks.loss import IGNORED
@@ -32,7 +33,7 @@ def main(args: Sequence[str]) -> int:
         0.
 
     Raises:
-        ValueError: If the configuration is none of a causal language model, its backbone has no
+        UserError: If the configuration is none of a causal language model, its backbone has no
             `config.json` here, or batch and length are not in it.
     """
     parser = argparse.ArgumentParser(
@@ -51,7 +52,7 @@ def main(args: Sequence[str]) -> int:
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     cli = build(ConfigurationCLI, ["fit", *rest])
     if not isinstance(cli.model, CausalLMTask):
-        raise ValueError(
+        raise UserError(
             f"model.class_path: {type(cli.model).__name__} cannot be estimated: expected "
             "tera_pl.tasks.CausalLMTask"
         )
@@ -198,7 +199,7 @@ def _take_all_at_once(optimizer: torch.optim.Optimizer) -> None:
 def _check_precision(trainer: dict[str, Any]) -> None:
     precision = trainer["precision"]
     if precision not in {None, "32-true", "32", 32}:
-        raise ValueError(
+        raise UserError(
             f"trainer.precision is {precision}: estimate knows 32-true, with the type of the base "
             "in model.init_args.backbone.dtype"
         )
@@ -217,9 +218,9 @@ def _longest_batch(data: Any, batch_size: int | None, length: int | None) -> dic
     batch_size = getattr(data, "batch_size", None) if batch_size is None else batch_size
     for name, value in (("batch", batch_size), ("length", length)):
         if value is None:
-            raise ValueError(f"--{name}: {type(data).__name__} does not tell it: expected a number")
+            raise UserError(f"--{name}: {type(data).__name__} does not tell it: expected a number")
         if value < 1:
-            raise ValueError(f"--{name} is {value}: expected at least 1")
+            raise UserError(f"--{name} is {value}: expected at least 1")
     assert batch_size is not None
     assert length is not None
     longest = getattr(encoding, "max_response_length", None)

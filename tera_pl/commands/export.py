@@ -19,6 +19,7 @@ from tera_pl.analysis import count
 from tera_pl.analysis.merging import merge
 from tera_pl.checkpoint_io import WholeCheckpointIO
 from tera_pl.commands.model_card import write_card
+from tera_pl.errors import UserError
 from tera_pl.sharding import load_trained
 from tera_pl.tasks import CausalLMTask
 from tera_pl.tasks.checkpoint import check_checkpoint
@@ -39,7 +40,7 @@ def main(args: Sequence[str]) -> int:
         0.
 
     Raises:
-        ValueError: If the checkpoint is not one of a run, the output is not empty, or the adapter
+        UserError: If the checkpoint is not one of a run, the output is not empty, or the adapter
             cannot be merged.
     """
     parser = argparse.ArgumentParser(prog="python -m tera_pl export", description=main.__doc__)
@@ -50,7 +51,7 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--max_shard_size", default="5GB", help="largest file of weights")
     options = parser.parse_args(args)
     if options.output.exists() and any(options.output.iterdir()):
-        raise ValueError(f"--output: {options.output} is not empty: expected a new folder")
+        raise UserError(f"--output: {options.output} is not empty: expected a new folder")
     run = options.ckpt_path.parent.parent
     task = _load_task(options.ckpt_path, run)
     results = _read_json(run / "results.json")
@@ -74,7 +75,7 @@ def _load_task(path: Path, run: Path) -> CausalLMTask:
     config = run / "config.yaml"
     if not path.is_file() or not config.is_file():
         missing = path if not path.is_file() else config
-        raise ValueError(
+        raise UserError(
             f"--ckpt_path: no file {missing}: expected runs/<name>/version_k/checkpoints/*.ckpt "
             "with the run's config.yaml two folders above"
         )
@@ -102,7 +103,7 @@ def _write_merged(
     model = task.model
     if getattr(model.get_base_model(), "hf_quantizer", None) is not None:
         if not options.dequantise:
-            raise ValueError(
+            raise UserError(
                 "--merge: the base is quantised, and sums in its type would lose the update: "
                 "add --dequantise to write a model in floating point"
             )

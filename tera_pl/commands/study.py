@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from tera_pl.errors import UserError
 from tera_pl.stopped import RunStoppedError
 from tera_pl.whole_files import write_whole
 
@@ -75,7 +76,7 @@ def main(args: Sequence[str]) -> int:
         0.
 
     Raises:
-        ValueError: If the study's file is none, or an argument is.
+        UserError: If the study's file is none, or an argument is.
         RunStoppedError: If runs failed, after the others are done and their table is written.
     """
     parser = argparse.ArgumentParser(prog="python -m tera_pl study", description=main.__doc__)
@@ -90,15 +91,15 @@ def main(args: Sequence[str]) -> int:
     options = parser.parse_args(args)
     study = read_study(options.config)
     if options.jobs < 1:
-        raise ValueError(f"--jobs is {options.jobs}: expected at least 1")
+        raise UserError(f"--jobs is {options.jobs}: expected at least 1")
     names = _shard(list(study.entries), options.shard)
     rows, failures = [], []
     stopped = threading.Event()
     # Threads only wait for processes.
     pool = ThreadPoolExecutor(options.jobs)
     folder = options.config.parent
-    found = [pool.submit(_compare, study, name, folder, stopped) for name in names]
     try:
+        found = [pool.submit(_compare, study, name, folder, stopped) for name in names]
         for line in found:
             try:
                 rows.append(line.result())
@@ -128,7 +129,7 @@ def read_study(path: Path) -> Study:
         The study.
 
     Raises:
-        ValueError: If the file is missing or its fields are others.
+        UserError: If the file is missing or its fields are others.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -137,10 +138,10 @@ def read_study(path: Path) -> Study:
             entries |= _expand(name, Entry(**fields))
         return Study(entries=entries, **content)
     except OSError as error:
-        raise ValueError(f"--config: cannot read {path}: {error.strerror}") from None
+        raise UserError(f"--config: cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(
+        raise UserError(
             f"{path} is no study ({reason}): expected output, entries (each with config), "
             "learning_rates and seeds"
         ) from None
@@ -168,13 +169,13 @@ def _expand(name: str, entry: Entry) -> dict[str, Entry]:
     lines: dict[str, Entry] = {}
     for key, choices in entry.grid.items():
         if not isinstance(choices, list):
-            raise ValueError(f"entries.{name}.grid: {key} is {choices!r}: expected a list")
+            raise UserError(f"entries.{name}.grid: {key} is {choices!r}: expected a list")
     for values in itertools.product(*entry.grid.values()):
         chosen = dict(zip(entry.grid, values, strict=True))
         shown = (f"{key.rpartition('.')[2]}={_shown(value)}" for key, value in chosen.items())
         line = " ".join([name, *shown])
         if line in lines:
-            raise ValueError(f"entries.{name}.grid: two lines are {line!r}: expected one each")
+            raise UserError(f"entries.{name}.grid: two lines are {line!r}: expected one each")
         lines[line] = replace(entry, set=entry.set | chosen, grid={})
     return lines
 
@@ -190,7 +191,7 @@ def _shard(names: list[str], shard: str | None) -> list[str]:
     match = re.fullmatch(r"(\d+)/(\d+)", shard)
     index, count = map(int, match.groups()) if match else (0, 0)
     if not 1 <= index <= count:
-        raise ValueError(f"--shard is {shard!r}: expected I/N with I from 1 to N, for example 1/4")
+        raise UserError(f"--shard is {shard!r}: expected I/N with I from 1 to N, for example 1/4")
     return names[index - 1 :: count]
 
 
@@ -241,8 +242,7 @@ def _run(
     study: Study, name: str, folder: Path, lr: float, seed: int, *, test: bool
 ) -> dict[str, Any]:
     """Fit, and test if asked for, unless that is done already; give the run's results."""
-    label = f"lr{lr:g}-seed{seed}"
-    run = Path(study.output) / name / label / "version_0"
+    run = Path(study.output) / name / _label(lr, seed) / "version_0"
     common = run_arguments(study, name, folder, lr, seed)
     if "fit" not in _results(run):
         # What a killed run left would push this one to another version.
@@ -272,13 +272,17 @@ def run_arguments(study: Study, name: str, folder: Path, lr: float, seed: int) -
         LEARNING_RATE: f"{lr:g}",
         "seed_everything": seed,
         "trainer.logger.init_args.save_dir": Path(study.output) / name,
-        "trainer.logger.init_args.name": f"lr{lr:g}-seed{seed}",
+        "trainer.logger.init_args.name": _label(lr, seed),
         "trainer.enable_progress_bar": "false",
         "trainer.enable_model_summary": "false",
         **entry.set,
         **dict.fromkeys(entry.seed_keys, seed),
     }
     return ["--config", str(folder / entry.config), *_options(values)]
+
+
+def _label(lr: float, seed: int) -> str:
+    return f"lr{lr:g}-seed{seed}"
 
 
 def _options(values: dict[str, Any]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 from torch import Tensor
 
+from tera_pl.errors import UserError
 from tera_pl.metrics.rows import RowMetric
 
 Texts = list[str]
@@ -70,7 +71,7 @@ class DialogueScores(RowMetric):
             data=torch.zeros(0, dtype=torch.uint8), lengths=torch.zeros(0, dtype=torch.long)
         )
         if bertscore_layer < 0 or bertscore_batch_size < 1:
-            raise ValueError(
+            raise UserError(
                 f"metric.bertscore_layer is {bertscore_layer}, metric.bertscore_batch_size is "
                 f"{bertscore_batch_size}: expected at least 0 and at least 1"
             )

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 
+from tera_pl.errors import UserError
 from tera_pl.metrics.accuracy import AnswerAccuracy, Record
 
 TOLERANCE = 1e-3
@@ -92,14 +93,14 @@ class NumericAccuracy(AnswerAccuracy):
             Whether it is.
 
         Raises:
-            ValueError: If the reference is no number.
+            UserError: If the reference is no number.
         """
         try:
             reference = float(str(record["reference"]).replace(",", ""))
             if not math.isfinite(reference):
-                raise ValueError
+                raise UserError
         except ValueError:
-            raise ValueError(
+            raise UserError(
                 f"{record.get('id', 'a record')}: reference {record['reference']!r}: expected a "
                 "number, which NumericAccuracy compares with"
             ) from None

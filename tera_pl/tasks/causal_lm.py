@@ -28,6 +28,7 @@ from tera_pl.backbone import (
     prepare_training,
     release_updates,
 )
+from tera_pl.errors import UserError
 from tera_pl.hub import check_available, find_commit
 from tera_pl.packing import ATTENTION
 from tera_pl.sharding import (
@@ -86,9 +87,9 @@ class Generation:
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_beams"):
             if getattr(self, name) < 1:
-                raise ValueError(f"generation.{name} is {getattr(self, name)}: expected at least 1")
+                raise UserError(f"generation.{name} is {getattr(self, name)}: expected at least 1")
         if "" in self.stop:
-            raise ValueError("generation.stop: an empty text would end every answer at once")
+            raise UserError("generation.stop: an empty text would end every answer at once")
 
     def settings(self) -> dict[str, Any]:
         """Give the arguments of `generate` in transformers."""
@@ -175,7 +176,7 @@ class CausalLMTask(LightningModule):
         self.tokenizer = load_tokenizer(self.backbone)
         vocab_size = load_config(self.backbone).get_text_config().vocab_size
         if len(self.tokenizer) > vocab_size:
-            raise ValueError(
+            raise UserError(
                 f"model.backbone.path: the tokenizer of {self.backbone.path!r} has "
                 f"{len(self.tokenizer)} tokens, the model only {vocab_size}: use its own tokenizer"
             )

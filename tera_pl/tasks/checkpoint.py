@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from tera_pl.errors import UserError
+
 SECTIONS = ("adapter", "backbone", "data", "tokenizer")
 # What training goes on with: its state comes from the checkpoint and would silently win.
 RESUMED_SECTIONS = ("optimizer", "schedule", "training")
@@ -36,19 +38,19 @@ def check_checkpoint(
         What differs and is allowed to: its names.
 
     Raises:
-        ValueError: If anything else differs, naming each key with both values, or if an allowed
+        UserError: If anything else differs, naming each key with both values, or if an allowed
             name is no setting at all.
     """
     found = checkpoint.get("tera_pl")
     if found is None:
-        raise ValueError(
+        raise UserError(
             "ckpt_path: this checkpoint carries no description of its adapter: it was not written "
             "by this framework's tasks"
         )
     sections = [*(RESUMED_SECTIONS if resuming else ()), *SECTIONS]
     sections = [section for section in sections if section in spec]
     if missing := [section for section in sections if section not in found]:
-        raise ValueError(
+        raise UserError(
             f"ckpt_path: the checkpoint's description has no section {', '.join(missing)}: it was "
             "written by an older version: load it with that one, or train again"
         )
@@ -62,7 +64,7 @@ def check_checkpoint(
     compared = [key for key in differing if key not in TOLD]
     if refused := [key for key in compared if key not in set(allow_changed) - FIXED]:
         told = [key for key in differing if key in TOLD] if _is_base(refused) else []
-        raise ValueError(_describe(refused, told, theirs, ours))
+        raise UserError(_describe(refused, told, theirs, ours))
     _check_shapes({k: tuple(v.shape) for k, v in checkpoint["state_dict"].items()}, shapes)
     return compared
 
@@ -92,10 +94,10 @@ def change_optimizer(checkpoint: Mapping[str, Any], settings: Mapping[str, Any])
 def _check_names(names: Collection[str], known: Collection[str]) -> None:
     for name in names:
         if name in FIXED:
-            raise ValueError(f"model.init_args.allow_changed: {name} cannot be changed")
+            raise UserError(f"model.init_args.allow_changed: {name} cannot be changed")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1) or ["data.encoding.template"]
-            raise ValueError(
+            raise UserError(
                 f"model.init_args.allow_changed: there is no setting {name!r} in the checkpoint "
                 f"or in this run: expected a name like {near[0]!r}"
             )
@@ -129,7 +131,7 @@ def _check_shapes(
     other = sorted(k for k in expected.keys() & found.keys() if expected[k] != found[k])
     if missing or extra or other:
         examples = [*missing[:2], *extra[:2], *other[:2]]
-        raise ValueError(
+        raise UserError(
             f"ckpt_path: {len(missing)} trained tensors are missing from the checkpoint, "
             f"{len(extra)} are unknown and {len(other)} have another shape, for example "
             f"{', '.join(examples)}"

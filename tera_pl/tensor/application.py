@@ -18,6 +18,7 @@ from torch.amp.autocast_mode import is_autocast_available
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from tera_pl.errors import UserError
 from tera_pl.tensor.compute import (
     Compute,
     choose_compute,
@@ -49,7 +50,7 @@ def apply(network: TensorNetwork, inputs: Tensor, compute: Compute = "auto") -> 
         Tensor of shape `(..., out_features)` in the type of `inputs`.
 
     Raises:
-        ValueError: If the input does not end in `in_features`, or `compute` is unknown.
+        UserError: If the input does not end in `in_features`, or `compute` is unknown.
     """
     _check(network, inputs)
     if _way(network, inputs, compute, fused=False) == "factored":
@@ -352,7 +353,7 @@ def _way(network: TensorNetwork, inputs: Tensor, compute: str, *, fused: bool) -
             ),
         )
     if compute not in {"factored", "materialised"}:
-        raise ValueError(f"compute is {compute!r}: expected auto, factored or materialised")
+        raise UserError(f"compute is {compute!r}: expected auto, factored or materialised")
     return compute
 
 

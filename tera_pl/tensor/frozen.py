@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tera_pl.errors import UserError
 from tera_pl.tensor.modes import plan_modes
 from tera_pl.tensor.streams import kac_rotation, normal, rademacher, uniform
 
@@ -117,7 +118,7 @@ def draw(key: FrozenKey) -> Tensor:
         not take part in training later.
 
     Raises:
-        ValueError: If the distribution is not one for this role.
+        UserError: If the distribution is not one for this role.
     """
     scale = math.sqrt(key.variance)
     if key.distribution == "identity" and key.role != "core":
@@ -129,7 +130,7 @@ def draw(key: FrozenKey) -> Tensor:
         return (_orthogonal(key.text, *_matrix_shape(key)) * scale).float().reshape(key.shape)
     samplers = {"normal": normal, "uniform": uniform, "rademacher": rademacher}
     if key.distribution not in samplers:
-        raise ValueError(
+        raise UserError(
             f"{key.role} cannot be {key.distribution!r}: expected {', '.join(samplers)}, "
             f"orthogonal{'' if key.role == 'core' else ', identity'} or kronecker"
         )
@@ -149,7 +150,7 @@ def draw_parts(key: FrozenKey) -> list[Tensor] | None:
         other distribution.
 
     Raises:
-        ValueError: If the rank of a factor is below the size.
+        UserError: If the rank of a factor is below the size.
     """
     shapes = part_shapes(key)
     if shapes is None:
@@ -171,13 +172,13 @@ def part_shapes(key: FrozenKey) -> list[tuple[int, int]] | None:
         Rows and columns of each, or null where nothing is.
 
     Raises:
-        ValueError: If the rank of a factor is below the size.
+        UserError: If the rank of a factor is below the size.
     """
     if key.distribution != "kronecker":
         return None
     rows, columns = _matrix_shape(key)
     if key.role != "core" and rows != columns:
-        raise ValueError(
+        raise UserError(
             f"a kronecker factor of a mode of {columns} has rank {rows}: expected {columns}; ranks "
             "below the sizes need another factor_init"
         )

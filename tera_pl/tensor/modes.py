@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from tera_pl.errors import UserError
+
 
 def plan_modes(size: int, modes: int | Sequence[int]) -> tuple[int, ...]:
     """Split a dimension into modes, `size = prod(modes)`.
@@ -16,7 +18,7 @@ def plan_modes(size: int, modes: int | Sequence[int]) -> tuple[int, ...]:
         The sizes of the modes, each at least 2 unless there is one only.
 
     Raises:
-        ValueError: If there is no such split, naming the size.
+        UserError: If there is no such split, naming the size.
 
     Example:
         >>> plan_modes(4096, 3)
@@ -28,7 +30,7 @@ def plan_modes(size: int, modes: int | Sequence[int]) -> tuple[int, ...]:
         return _balanced(size, modes)
     sizes = tuple(modes)
     if not sizes or math.prod(sizes) != size or (len(sizes) > 1 and min(sizes) < 2):
-        raise ValueError(
+        raise UserError(
             f"modes {list(sizes)} do not make a dimension of size {size}: expected sizes of at "
             f"least 2 whose product is {size}"
         )
@@ -37,10 +39,10 @@ def plan_modes(size: int, modes: int | Sequence[int]) -> tuple[int, ...]:
 
 def _balanced(size: int, num_modes: int) -> tuple[int, ...]:
     if num_modes < 1:
-        raise ValueError(f"cannot split size {size} into {num_modes} modes: expected at least 1")
+        raise UserError(f"cannot split size {size} into {num_modes} modes: expected at least 1")
     best = _best_split(size, num_modes, 2) if num_modes > 1 else (size,)
     if best is None:
-        raise ValueError(
+        raise UserError(
             f"cannot split size {size} into {num_modes} modes of at least 2: it has only "
             f"{_num_prime_factors(size)} prime factors; use fewer modes, or 1 to leave it whole"
         )

@@ -7,6 +7,7 @@ from peft import PeftConfig
 from peft.utils import PeftType
 
 from tera_pl.adapters.fields import check_common_fields, check_positive
+from tera_pl.errors import UserError
 
 Start = Literal["official", "zero"]
 
@@ -42,7 +43,7 @@ class LorettaConfig(PeftConfig):
             effect; for tests.
 
     Raises:
-        ValueError: If a value is none that its field can take.
+        UserError: If a value is none that its field can take.
     """
 
     target_modules: list[str] | str | None = None
@@ -66,4 +67,4 @@ class LorettaConfig(PeftConfig):
         check_common_fields(self)
         check_positive(self, "r", "tensor_rank")
         if self.start not in get_args(Start):
-            raise ValueError(f"start is {self.start!r}: expected {' or '.join(get_args(Start))}")
+            raise UserError(f"start is {self.start!r}: expected {' or '.join(get_args(Start))}")

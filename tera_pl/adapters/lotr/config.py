@@ -7,6 +7,7 @@ from peft import PeftConfig
 from peft.utils import PeftType
 
 from tera_pl.adapters.fields import check_common_fields, check_positive
+from tera_pl.errors import UserError
 
 Share = Literal["shape", "name"]
 
@@ -35,7 +36,7 @@ class LotrConfig(PeftConfig):
             for tests.
 
     Raises:
-        ValueError: If a value is none that its field can take.
+        UserError: If a value is none that its field can take.
     """
 
     target_modules: list[str] | str | None = None
@@ -55,4 +56,4 @@ class LotrConfig(PeftConfig):
         check_common_fields(self)
         check_positive(self, "r")
         if self.share not in get_args(Share):
-            raise ValueError(f"share is {self.share!r}: expected {' or '.join(get_args(Share))}")
+            raise UserError(f"share is {self.share!r}: expected {' or '.join(get_args(Share))}")

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tera_pl.errors import UserError
+
 Form = Literal["rotation", "sharing"]
 
 
@@ -28,13 +30,13 @@ def square_size(in_features: int, out_features: int, rank: int, form: Form) -> i
         leaving out one for `rotation`, which turns pairs.
 
     Raises:
-        ValueError: If that leaves nothing.
+        UserError: If that leaves nothing.
     """
     size = math.isqrt((in_features + out_features) * rank)
     if form == "rotation":
         size -= size % 2
     if size < 1:
-        raise ValueError(
+        raise UserError(
             f"r = {rank} leaves no matrix for {in_features} inputs and {out_features} outputs "
             f"in the {form} form: give a larger r, or r_hat"
         )

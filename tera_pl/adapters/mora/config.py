@@ -8,6 +8,7 @@ from peft.utils import PeftType
 
 from tera_pl.adapters.fields import check_common_fields, check_positive
 from tera_pl.adapters.mora.compression import Form
+from tera_pl.errors import UserError
 
 
 @dataclass
@@ -35,7 +36,7 @@ class MoraConfig(PeftConfig):
             tests.
 
     Raises:
-        ValueError: If a value is none that its field can take.
+        UserError: If a value is none that its field can take.
     """
 
     target_modules: list[str] | str | None = None
@@ -55,9 +56,9 @@ class MoraConfig(PeftConfig):
         check_common_fields(self)
         check_positive(self, "r")
         if self.form not in get_args(Form):
-            raise ValueError(f"form is {self.form!r}: expected {' or '.join(get_args(Form))}")
+            raise UserError(f"form is {self.form!r}: expected {' or '.join(get_args(Form))}")
         if self.r_hat is None:
             return
         check_positive(self, "r_hat")
         if self.form == "rotation" and self.r_hat % 2:
-            raise ValueError(f"r_hat is {self.r_hat}: rotation turns pairs, so it must be even")
+            raise UserError(f"r_hat is {self.r_hat}: rotation turns pairs, so it must be even")

@@ -9,6 +9,7 @@ from peft import PeftConfig
 from peft.utils import PeftType
 
 from tera_pl.adapters.fields import check_common_fields
+from tera_pl.errors import UserError
 from tera_pl.tensor import Compute, CoreInit, FactorInit
 
 PATTERN_KEYS = {"out_modes", "in_modes", "ranks"}
@@ -53,7 +54,7 @@ class TeraConfig(PeftConfig):
         frozen_sha256: Hash of the frozen tensors. Set by the adapter, verified when it is loaded.
 
     Raises:
-        ValueError: If a value is none that its field can take.
+        UserError: If a value is none that its field can take.
     """
 
     target_modules: list[str] | str | None = None
@@ -93,11 +94,11 @@ class TeraConfig(PeftConfig):
             ("compute", Compute),
         ):
             if getattr(self, name) not in get_args(allowed):
-                raise ValueError(
+                raise UserError(
                     f"{name} is {getattr(self, name)!r}: expected {', '.join(get_args(allowed))}"
                 )
         if self.zero_vector != "longest" and not isinstance(self.zero_vector, int):
-            raise ValueError(
+            raise UserError(
                 f"zero_vector is {self.zero_vector!r}: expected 'longest' or the index of a mode"
             )
 
@@ -107,11 +108,11 @@ class TeraConfig(PeftConfig):
             where = f"modes_pattern[{pattern!r}]"
             if not isinstance(modes, dict) or (unknown := modes.keys() - PATTERN_KEYS):
                 found = ", ".join(sorted(unknown)) if isinstance(modes, dict) else repr(modes)
-                raise ValueError(f"{where} has {found}: expected {', '.join(sorted(PATTERN_KEYS))}")
+                raise UserError(f"{where} has {found}: expected {', '.join(sorted(PATTERN_KEYS))}")
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"{where}: the key is no regular expression ({error})") from None
+                raise UserError(f"{where}: the key is no regular expression ({error})") from None
             _check_sizes(where, modes)
 
 
@@ -121,7 +122,7 @@ def _check_sizes(where: str, modes: Mapping[str, Any]) -> None:
         value = modes.get(name, 1)
         sizes = value if isinstance(value, list | tuple) else [value]
         if not sizes or any(type(size) is not int or size < 1 for size in sizes):
-            raise ValueError(
+            raise UserError(
                 f"{where}{'.' if where else ''}{name} is {value!r}: expected how many modes, or "
                 "a list of their sizes"
             )

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tera_pl.adapters.layer import AdapterLayer
 from tera_pl.adapters.tera.config import TeraConfig
+from tera_pl.errors import UserError
 from tera_pl.tensor import FrozenTensor, TensorNetwork, apply, apply_linear, apply_mixed, contract
 
 
@@ -69,14 +70,14 @@ class TeraLayer(AdapterLayer):
             inference_mode: Whether it stays frozen.
 
         Raises:
-            ValueError: If there is no mode with the index `zero_vector`.
+            UserError: If there is no mode with the index `zero_vector`.
         """
         ranks = frozen.core.key.shape
         zero = config.zero_vector
         if zero == "longest":
             zero = ranks.index(max(ranks))
         if not 0 <= int(zero) < len(ranks):
-            raise ValueError(
+            raise UserError(
                 f"zero_vector is {zero}: expected 0 to {len(ranks) - 1} for {len(ranks)} modes"
             )
         vectors = [torch.ones(rank) for rank in ranks]

@@ -12,6 +12,7 @@ from tera_pl.adapters.layer import AdapterLayer
 from tera_pl.adapters.model import AdapterModel
 from tera_pl.adapters.tera.config import TeraConfig
 from tera_pl.adapters.tera.layer import FrozenNetwork, TeraLayer
+from tera_pl.errors import UserError
 from tera_pl.tensor import (
     FrozenKey,
     FrozenTensor,
@@ -49,7 +50,7 @@ class TeraModel(AdapterModel):
             What PEFT returns.
 
         Raises:
-            ValueError: If a pattern of modes matches no target, or the configuration carries a
+            UserError: If a pattern of modes matches no target, or the configuration carries a
                 hash that the frozen tensors do not have.
         """
         result = super().inject_adapter(model, adapter_name, *args, **kwargs)
@@ -58,7 +59,7 @@ class TeraModel(AdapterModel):
         found = _fingerprint(_frozen_tensors(model, adapter_name))
         # With save_frozen, what was drawn here is about to be replaced by what was saved.
         if found and config.expected_sha256 not in {None, found} and not config.save_frozen:
-            raise ValueError(
+            raise UserError(
                 f"frozen_sha256: the adapter was made with tensors {config.expected_sha256}, but "
                 f"seed {config.seed} and these settings give {found}: seed, modes, ranks, "
                 "distributions or targets were changed, or the file is from another scheme; "
@@ -144,13 +145,13 @@ def _check_ranks(ranks: Sequence[int] | None, modes: Sequence[int]) -> tuple[int
     if ranks is None:
         return tuple(modes)
     if len(ranks) != len(modes):
-        raise ValueError(
+        raise UserError(
             f"ranks {list(ranks)} are {len(ranks)}: expected {len(modes)}, one for each of the "
             f"modes {list(modes)}"
         )
     for rank, mode in zip(ranks, modes, strict=True):
         if not 1 <= rank <= mode:
-            raise ValueError(
+            raise UserError(
                 f"rank {rank} does not fit a mode of size {mode}: expected 1 to {mode} "
                 f"(ranks {list(ranks)}, modes {list(modes)})"
             )
@@ -183,7 +184,7 @@ def _master(tensor: FrozenTensor) -> Tensor:
         value = draw(tensor.key)
     if digest(value) == tensor.digest:
         return value
-    raise ValueError(
+    raise UserError(
         f"save_frozen: {tensor.key.text} came from a file and is held here in "
         f"{tensor.value.dtype}, rounded: load the adapter on a float32 base to save it again"
     )
@@ -197,7 +198,7 @@ def _check_patterns(model: nn.Module, config: TeraConfig, adapter_name: str) -> 
     ]
     for pattern in config.modes_pattern:
         if not any(get_pattern_key([pattern], name) == pattern for name in targets):
-            raise ValueError(
+            raise UserError(
                 f"modes_pattern: {pattern!r} matches none of the adapted modules "
                 f"({', '.join(sorted({name.rpartition('.')[2] for name in targets}))})"
             )
@@ -208,13 +209,13 @@ def _restore_frozen(
 ) -> None:
     missing = sorted({t.key.text for t in tensors} - saved.keys())
     if missing:
-        raise ValueError(
+        raise UserError(
             f"save_frozen: the adapter's file lacks {len(missing)} frozen tensors, for example "
             f"{missing[0]}: load it with save_frozen false to draw them from the seed"
         )
     found = fingerprint({text: digest(value) for text, value in saved.items()})
     if found != config.frozen_sha256:
-        raise ValueError(
+        raise UserError(
             f"frozen_sha256: the frozen tensors in the adapter's file have hash {found}, its "
             f"configuration says {config.frozen_sha256}: the file is damaged or not its own"
         )

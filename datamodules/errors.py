@@ -1,0 +1,11 @@
+"""Errors that are raised on purpose for data or settings that a user can correct."""
+
+
+class UserError(ValueError):
+    """Invalid data or settings; the message names the file and record, or the YAML key.
+
+    `tera_pl` prints it in one line and exits with 2. The two packages do not import each other: what
+    it looks for is the attribute `is_user_error`, which any exception may set.
+    """
+
+    is_user_error = True
