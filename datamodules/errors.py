@@ -4,8 +4,8 @@
 class UserError(ValueError):
     """Invalid data or settings; the message names the file and record, or the YAML key.
 
-    `tera_pl` prints it in one line and exits with 2. The two packages do not import each other: what
-    it looks for is the attribute `is_user_error`, which any exception may set.
+    `tera_pl` prints it in one line and exits with 2. The two packages do not import each other: it
+    looks for the attribute `is_user_error`, which any exception may set.
     """
 
     is_user_error = True

@@ -4,9 +4,9 @@
 class UserError(ValueError):
     """Invalid input: a setting, an argument or a file.
 
-    The message names the YAML key, the file and record or the module, says what was expected and what
-    to do. The command line prints it in one line, without a traceback, and exits with 2. Every other
-    exception is a defect and keeps its traceback.
+    The message names the YAML key, the file and record or the module, says what was expected and
+    what to do. The command line prints it in one line, without a traceback, and exits with 2. Every
+    other exception is a defect and keeps its traceback.
     """
 
     # What `is_user_error` looks for, so that packages that do not import this one can raise theirs.
