@@ -3,13 +3,13 @@
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tera_pl.errors import UserError
+from tera_pl.yaml_files import parse_yaml, read_yaml
 
 OPTIONS = ("--config", "-c")
 
@@ -46,25 +46,23 @@ def expand(args: Sequence[str] | None) -> list[str]:
 
 def _layers(value: str, above: tuple[Path, ...]) -> list[str]:
     """List the configurations that one stands for: paths, or texts where `base` was taken out."""
-    path = Path(value)
-    if "\n" in value or not path.is_file():
-        if above:
-            raise UserError(f"{above[-1]}: base: no file {value}")
-        return [value]  # text instead of a file, or a mistake that the parser reports
-    path = path.resolve()
-    if path in above:
-        raise UserError(f"{path}: base: starts from itself, through {above[-1]}")
-    text = path.read_text(encoding="utf-8")
-    try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError:
+    if _is_text(value):
+        parse_yaml(value, "--config")
         return [value]
-    if not isinstance(config, dict) or "base" not in config:
+    path = Path(value)
+    found_at = path.resolve()
+    if found_at in above:
+        raise UserError(f"{path}: base: starts from itself, through {above[-1]}")
+    if above and not path.exists():
+        raise UserError(f"{above[-1]}: base: no file {value}")
+    config = read_yaml(path)
+    if "base" not in config:
         return [value]
     bases = config.pop("base")
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise UserError(f"{path}: base is {bases!r}: expected a list of files")
-    layers = [layer for base in bases for layer in _layers(str(path.parent / base), (*above, path))]
+    above = (*above, found_at)
+    layers = [layer for base in bases for layer in _layers(str(found_at.parent / base), above)]
     return [*layers, yaml.safe_dump(config, sort_keys=False)] if config else layers
 
 
@@ -81,11 +79,14 @@ def empty_mappings(args: Sequence[str]) -> list[tuple[str, ...]]:
     for option, value in itertools.pairwise(args):
         if option not in OPTIONS:
             continue
-        path = Path(value)
-        text = path.read_text("utf-8") if "\n" not in value and path.is_file() else value
-        with suppress(yaml.YAMLError):
-            found += _empty(yaml.safe_load(text), ())
+        given = parse_yaml(value, option) if _is_text(value) else read_yaml(Path(value))
+        found += _empty(given, ())
     return found
+
+
+def _is_text(value: str) -> bool:
+    """Whether a configuration is given as it is instead of as a path."""
+    return "\n" in value or value.lstrip().startswith("{")
 
 
 def has_key(config: Any, path: Sequence[str]) -> bool:

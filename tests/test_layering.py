@@ -46,7 +46,8 @@ def test_file_without_base_is_left_alone(tmp_path):
         "--print_config",
     ]
     assert expand(["fit", "--config"]) == ["fit", "--config"]
-    assert expand(["fit", "--config", "none.yaml"]) == ["fit", "--config", "none.yaml"]
+    with pytest.raises(ValueError, match=r"cannot read none\.yaml: there is no such file"):
+        expand(["fit", "--config", "none.yaml"])
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tera_pl.errors import UserError
+from tera_pl.yaml_files import read_yaml
 
 # What a seed changes and nothing else does: no setting of a method.
 SEED_FIELDS = {"adapter.seed", "adapter.frozen_sha256", "adapter.projection_prng_key"}
@@ -254,7 +253,7 @@ def _read(path: Path) -> Run | Omission:
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_yaml(path) if path.exists() else {}
 
 
 def _init_args(config: Mapping[str, Any]) -> Mapping[str, Any]:

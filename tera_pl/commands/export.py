@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -24,6 +23,7 @@ from tera_pl.sharding import load_trained
 from tera_pl.tasks import CausalLMTask
 from tera_pl.tasks.checkpoint import check_checkpoint
 from tera_pl.whole_files import whole_folder, write_whole
+from tera_pl.yaml_files import read_yaml
 
 # For runs without answers: what the outputs of adapted and merged model are compared on.
 TEXT = "A researcher merged an adapter into a model and asked both the same question."
@@ -82,7 +82,7 @@ def _load_task(path: Path, run: Path) -> CausalLMTask:
     checkpoint = WholeCheckpointIO().load_checkpoint(path)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(CausalLMTask, "model")
-    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    content = read_yaml(config)
     task = parser.instantiate(parser.parse_object({"model": content["model"]})).model
     task.prepare_data()
     task.setup("test")
