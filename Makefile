@@ -1,19 +1,40 @@
 # Everything a newcomer needs: `make quickstart`, then `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := runs/quickstart
 
-.PHONY: venv quickstart test soak check lock clean
+# Which build of torch: cuda where there is an NVIDIA driver, else cpu; once made, an environment
+# keeps its own. On a Mac both are the same wheel.
+MADE := $(patsubst .venv/.installed-%,%,$(wildcard .venv/.installed-*))
+TORCH ?= $(or $(MADE),$(if $(shell command -v nvidia-smi),cuda,cpu))
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+LOCKS := requirements.lock requirements-$(TORCH).lock
 
-venv: .venv/.installed
+# One process per core and one thread in each: two that share cores wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-# docstring_parser_fork goes last: pydoclint needs it over docstring_parser, whose name jsonargparse
-# looks for. The lock pins every package; the project itself is installed in place, so edits take effect.
-.venv/.installed: requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall docstring_parser_fork==0.0.16
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+.PHONY: venv quickstart lint check test soak lock lock-cpu clean
+
+venv: .venv/.installed-$(TORCH)
+
+# From nothing, with the locks' hashes and nothing else. The CPU build of torch comes first, from where
+# pip is set up to look or else from PyTorch's own index: no other package may come from there.
+# pydoclint has an environment of its own, see pyproject.toml.
+.venv/.installed-$(TORCH): $(LOCKS) requirements-docstrings.lock
+	@if [ -L .venv ]; then echo ".venv is a link: remove it to make an environment here"; exit 1; fi
+	$(PYTHON) -m venv --clear .venv
+ifeq ($(TORCH),cpu)
+	$(PIP) install --quiet --no-deps --require-hashes --requirement requirements-cpu.lock 2> /dev/null || \
+	$(PIP) install --quiet --no-deps --require-hashes --requirement requirements-cpu.lock \
+	    --index-url $(TORCH_CPU_INDEX)
+endif
+	$(PIP) install --quiet --require-hashes $(addprefix --requirement ,$(LOCKS))
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	$(PIP) check
+	$(PYTHON) -m venv .venv/docstrings
+	.venv/docstrings/bin/python -m pip install --quiet --require-hashes --requirement requirements-docstrings.lock
+	$(BIN)/python -m tests.peft_suite.fetch
 	touch $@
 
 # Train TeRA on the embedded benchmark, then test the best checkpoint of that run.
@@ -22,22 +43,51 @@ quickstart: venv
 	run=$$(ls -td $(RUN)/version_*/ | head -n 1); \
 	$(BIN)/python -m tera_pl test --config $${run}config.yaml --ckpt_path $${run}checkpoints/best.ckpt
 
-# One process per core and one thread in each: two that share cores wait for each other.
-test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
-
-# Half an hour: every method is killed at random moments and must go on to the same bits, and 2,000
-# changed configurations and files run as given or are one line.
-soak: venv
-	TERA_PL_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/test_kill.py tests/test_fuzz.py
-
-check: venv
+lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pydoclint tera_pl datamodules
+	.venv/docstrings/bin/pydoclint --quiet tera_pl datamodules
 	$(BIN)/codespell
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+# What to run while working: everything but the tests marked slow. tests/README.md.
+check: lint
+	$(PYTEST) -m "not slow"
+
+test: lint
+	$(PYTEST)
+
+# Longer than anyone waits: every method is killed at random moments and must go on to the same bits,
+# thousands of changed configurations, random examples for every property, and all of PEFT's suite.
+soak: venv
+	TERA_PL_SOAK=1 $(PYTEST) --durations=50
+
+# Resolve again; what need not change does not, but with `make lock UPGRADE=--upgrade`. One resolution,
+# laid in two files, since torch's CPU build needs none of the second. Of what is in the second, which
+# not every machine can install, the requirements are kept for tests/test_install.py.
+UV := .cache/lock/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+    --custom-compile-command "make lock" $(UPGRADE)
+REPORT := .cache/lock/bin/python -m pip --isolated install --dry-run --ignore-installed --no-deps \
+    --use-feature=fast-deps --only-binary=:all: --quiet --report -
+lock: .cache/lock
+	cat requirements.lock requirements-cuda.lock > .cache/all.lock
+	$(UV) --group dev pyproject.toml --output-file .cache/all.lock
+	$(UV) --group docstrings --output-file requirements-docstrings.lock
+	awk '/^[^ #]/ {file = /^(torch|triton|(nvidia|cuda)-[a-z0-9-]+)==/ ? "requirements-cuda.lock" : \
+	    "requirements.lock"} file {print > file}' .cache/all.lock
+	$(REPORT) $$(grep -o '^[a-z0-9-]*==[^ ]*' requirements-cuda.lock) | \
+	    $(PYTHON) -m tests.public_metadata
+
+# After torch's version has changed.
+lock-cpu: .cache/lock
+	version=$$(sed -n 's/^torch==\([^ ]*\).*/\1/p' requirements-cuda.lock); \
+	printf 'torch==%s+cpu; sys_platform == "linux"\ntorch==%s; sys_platform == "darwin"\n' $$version $$version | \
+	$(UV) --no-deps --index-url $(TORCH_CPU_INDEX) --output-file requirements-cpu.lock -
+
+.cache/lock:
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet uv==0.13.9 pip==26.3
 
 clean:
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -7,11 +7,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.soak import SOAK
+
 ROOT = Path(__file__).parent.parent
+
+# The same examples in every run of `make test`, others in every soak. Whether a test passes never
+# depends on the speed of the machine. What a soak finds becomes an @example: no database keeps it.
+settings.register_profile(
+    "tera_pl",
+    derandomize=not SOAK,
+    database=None,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("tera_pl")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs CUDA"))
 
 
 @pytest.fixture(scope="session")

@@ -3,16 +3,16 @@
 `make test` tries 200 changes, TERA_PL_SOAK=1 (`make soak`) 2,000.
 """
 
-import os
 import random
 
 import pytest
 import yaml
 
 from tera_pl.cli import main
+from tests.soak import more
 from tests.test_configs import CONFIGS, PROTOCOLS, items
 
-CASES = 2_000 if os.environ.get("TERA_PL_SOAK") == "1" else 200
+CASES = more(200, times=10)
 VALUES = [None, True, False, -1, 0, 1, 7, 2.5, -1e30, "", "x", "tera_pl", "none.yaml", "0", "1e3"]
 VALUES += [
     [],

@@ -17,9 +17,9 @@ import pytest
 import torch
 import yaml
 
+from tests.soak import SOAK
 from tests.test_methods import METHODS, adapter_of
 
-SOAK = os.environ.get("TERA_PL_SOAK") == "1"
 KILLS = {**dict.fromkeys(METHODS, 3), "tera": 20} if SOAK else {"tera": 3}
 CASES = [(name, kill) for name, kills in KILLS.items() for kill in range(kills)]
 # A fresh process that has imported everything already: forked, it starts at once.

@@ -1,13 +1,15 @@
 """Fit the vectors of a tensor network to a given update by alternating least squares.
 
 Notation as in `tera_pl.tensor.network`. The update is linear in each vector while the others are
-fixed. With `C_r` the slice `r` of the core scaled by the other vectors, the normal equations of
-vector `i` are `H d_i = b` with
+fixed. With `A_i^T = Q_i S_i`, the update is the core with vectors and all `S_j` applied, turned by
+the `Q_j`. For vector `i`, let `B` have as columns the slices of the core along mode `i`, scaled by
+the other vectors and with their `S_j` applied, and `B = Q R`. Then
 
-    H(r, s) = (A_i A_i^T)(r, s) <C_r, C_s x_j (A_j A_j^T) for all j != i>
-    b(r)    = <C_r, V_r>,   V = L^T W M^T folded
+    min ||Y - X d_i||,   X = S_i and R multiplied column by column (Khatri-Rao)
+                         Y = the target in the coordinates of the Q_j and Q
 
-so that everything happens in tensors of the core's size; the update itself is never built.
+so that no matrix is larger than the core or has more than `R_i^3` entries; the update itself is
+never built. Nor are the normal equations, whose condition number is the square of that of `X`.
 """
 
 import math
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tera_pl.tensor import TensorNetwork
-from tera_pl.tensor.network import kron_matmul, kron_matmul_left, transposed
+from tera_pl.tensor.network import kron_matmul, kron_matmul_left
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,19 @@ def fit_vectors(
     if target.shape != shape:
         raise ValueError(f"target has shape {tuple(target.shape)}: expected {shape}")
     network, target = double(network), target.double()
-    core = network.core * network.scaling
-    grams = [factor @ factor.T for factor in network.factors]
-    image = kron_matmul(target, transposed(network.in_factors))
-    image = kron_matmul_left(transposed(network.out_factors), image).reshape(network.ranks)
+    problem = _Problem.of(network, target)
     norm = target.square().sum().item()
     vectors = list(network.vectors)
-    errors = [_error(core, vectors, grams, image, norm)]
+    matrix, right = problem.equations(vectors, 0)
+    errors = [norm + _excess(matrix, right, vectors[0])]
     for _ in range(max_sweeps):
         error = errors[-1]
-        for mode in range(core.ndim):
+        for mode in range(network.core.ndim):
             vectors = _balanced(vectors)
-            vectors[mode], error = _solve(core, vectors, grams, image, mode)
-            error += norm
+            matrix, right = problem.equations(vectors, mode)
+            # By singular values: a zero in another vector leaves columns of zeros.
+            vectors[mode] = torch.linalg.lstsq(matrix, right, driver="gelsd").solution.squeeze(1)
+            error = norm + _excess(matrix, right, vectors[mode])
         errors.append(max(error, 0.0))
         if errors[-2] - errors[-1] <= tolerance * norm:
             break
@@ -180,31 +182,41 @@ def _rows(tensor: Tensor, mode: int) -> Tensor:
     return tensor.movedim(mode, 0).flatten(1)
 
 
-def _normal_equations(
-    core: Tensor, vectors: Sequence[Tensor], grams: Sequence[Tensor], image: Tensor, mode: int
-) -> tuple[Tensor, Tensor]:
-    scaled = core
-    for other, vector in enumerate(vectors):
-        if other != mode:
-            scaled = scaled * vector.reshape(-1, *[1] * (core.ndim - other - 1))
-    rows = _rows(scaled, mode)
-    moved = kron_matmul(rows, [gram for other, gram in enumerate(grams) if other != mode])
-    return grams[mode] * (rows @ moved.T), (rows * _rows(image, mode)).sum(1)
+@dataclass(frozen=True)
+class _Problem:
+    """What stays while vectors change.
+
+    Args:
+        core: Scaling included.
+        triangles: `S_i`, of shape `(min(R_i, I_i), R_i)`.
+        image: The target in the coordinates of the `Q_i`, one mode each.
+    """
+
+    core: Tensor
+    triangles: Sequence[Tensor]
+    image: Tensor
+
+    @classmethod
+    def of(cls, network: TensorNetwork, target: Tensor) -> "_Problem":
+        bases, triangles = zip(*(torch.linalg.qr(f.T) for f in network.factors), strict=True)
+        image = kron_matmul(target, bases[network.out_order :])
+        image = kron_matmul_left(bases[: network.out_order], image)
+        image = image.reshape([basis.shape[1] for basis in bases])
+        return cls(network.core * network.scaling, triangles, image)
+
+    def equations(self, vectors: Sequence[Tensor], mode: int) -> tuple[Tensor, Tensor]:
+        """`X` and `Y`, a column, for the vector of a mode."""
+        scaled = self.core
+        for other, vector in enumerate(vectors):
+            if other != mode:
+                scaled = scaled * vector.reshape(-1, *[1] * (scaled.ndim - other - 1))
+        others = [triangle.T for other, triangle in enumerate(self.triangles) if other != mode]
+        basis, triangle = torch.linalg.qr(kron_matmul(_rows(scaled, mode), others).T)
+        matrix = self.triangles[mode].unsqueeze(1) * triangle
+        return matrix.flatten(0, 1), (_rows(self.image, mode) @ basis).reshape(-1, 1)
 
 
-def _solve(
-    core: Tensor, vectors: Sequence[Tensor], grams: Sequence[Tensor], image: Tensor, mode: int
-) -> tuple[Tensor, float]:
-    """The best vector of a mode, and what the squared error is above the target's norm."""
-    matrix, right = _normal_equations(core, vectors, grams, image, mode)
-    # Not a Cholesky factor: a zero in another vector makes the equations singular.
-    solution = torch.linalg.pinv(matrix, hermitian=True) @ right
-    return solution, (solution @ matrix @ solution - 2 * right @ solution).item()
-
-
-def _error(
-    core: Tensor, vectors: Sequence[Tensor], grams: Sequence[Tensor], image: Tensor, norm: float
-) -> float:
-    matrix, right = _normal_equations(core, vectors, grams, image, 0)
-    start = vectors[0]
-    return norm + (start @ matrix @ start - 2 * right @ start).item()
+def _excess(matrix: Tensor, right: Tensor, vector: Tensor) -> float:
+    """What the squared error is above the target's squared norm: never positive at a minimum."""
+    left = right - matrix @ vector.unsqueeze(1)
+    return (left.square().sum() - right.square().sum()).item()

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import tensorly
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tensorly.decomposition import parafac
 
 from tera_pl.analysis.fitting import best_fit, best_rank_one, fit_vectors, random_starts
 from tera_pl.tensor import TensorNetwork
 from tests.analysis.networks import dense_update, networks, random_network
+from tests.soak import more
 
 
 def replaced(network, vectors):
@@ -21,8 +22,11 @@ def distance(network, vectors, target):
     return (target - dense_update(replaced(network, vectors))).square().sum().item()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=more(40))
 @given(network=networks(), seed=st.integers(0, 2**32))
+# Normal equations let the error of these grow, by up to 4e-9 of the scale.
+@example(network=random_network((1, 3, 1, 4), (4, 2, 1, 2), 2, seed=0), seed=0)
+@example(network=random_network((1, 3, 1, 4), (2, 1, 4, 4), 2, seed=0, scaling=-2.0), seed=4)
 def test_error_is_that_of_the_dense_update_and_never_grows(network, seed):
     generator = torch.Generator().manual_seed(seed)
     shape = (network.out_features, network.in_features)
@@ -35,10 +39,10 @@ def test_error_is_that_of_the_dense_update_and_never_grows(network, seed):
     )
     assert fit.error == pytest.approx(distance(network, fit.vectors, target), abs=1e-8 * norm)
     steps = np.diff(fit.errors)
-    assert (steps <= 1e-9 * scale).all()
+    assert (steps <= 1e-13 * scale).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=more(20))
 @given(network=networks())
 def test_one_step_is_the_dense_least_squares_solution(network):
     # With one mode left to move, the minimum over it is a linear problem that numpy solves.

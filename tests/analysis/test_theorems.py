@@ -20,9 +20,10 @@ from tera_pl.analysis.theorems import (
 )
 from tera_pl.tensor import TensorNetwork
 from tests.analysis.networks import dense_update, networks, random_network
+from tests.soak import more
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=more(100))
 @given(network=networks(), zeros=st.data())
 def test_theorem_1_bound_and_rank_of_random_networks(network, zeros):
     vectors = []
@@ -77,7 +78,7 @@ def test_theorem_2_for_every_factorization(rows, columns):
     assert counts.tera_most == counts.hira <= counts.lora
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=more(40))
 @given(network=networks(max_modes=4, max_size=3), seed=st.integers(0, 2**32))
 def test_theorem_3_bounds_what_fitting_reaches(network, seed):
     generator = torch.Generator().manual_seed(seed)

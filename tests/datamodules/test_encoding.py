@@ -3,10 +3,11 @@
 import dataclasses
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.encoding import ALPACA, Encoding, encode, prepare_tokenizer
+from tests.soak import more
 
 PLAIN = Encoding(template="{instruction}")
 
@@ -64,9 +65,7 @@ def test_long_response_is_an_error_unless_allowed(tokenizer):
     assert row["num_response_cut"] == 4
 
 
-@settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=more(50))
 @given(data=st.data())
 def test_round_trip(data, tokenizer):
     words = st.sampled_from(["blue", "green", "red", "sky", "answer1", "/", "?"])

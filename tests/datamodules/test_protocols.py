@@ -2,13 +2,14 @@
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from datamodules.encoding import Encoding, encode
 from tests.conftest import ROOT
+from tests.soak import more
 
 PROTOCOLS = ROOT / "configs" / "base" / "protocols"
 HEAD = b"Below is an instruction that describes a task. Write a response that appropriately "
@@ -139,9 +140,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<>|"
 
 
 @pytest.mark.parametrize("name", ["commonsense170k/tera_paper", "commonsense170k/hira"])
-@hypothesis_settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=more(30))
 @given(prompt=TEXT, response=TEXT.filter(str.strip))
 def test_random_text_survives_to_tokens_and_back(name, llama, prompt, response):
     encoding = settings(name, max_length=2000, max_prompt_length=None, max_response_length=None)

@@ -4,11 +4,12 @@ import gzip
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules import ConvAI2, Math10k
 from datamodules.records import find_file, get_text, read_json
+from tests.soak import more
 
 GOOD = [{"a": "x"}, {"a": "y"}]
 
@@ -138,7 +139,7 @@ GOOD_MATH = b'[{"instruction": "1+1?", "input": "", "output": "2", "answer": "2"
 GOOD_TEXT = b"1 your persona: a\n2 hi\thello\n1 your persona: b\n2 you\tme\n"
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=more(300))
 @given(data=st.data())
 def test_damaged_files_are_read_or_refused(data, tmp_path_factory):
     """Bytes replaced, inserted or lost anywhere: records, or one line, and never anything else."""

@@ -1,30 +1,25 @@
 """PEFT's own test-suite, run against TeRA.
 
-The tests are not in PEFT's wheel but in its sdist, of which pip fetches the pinned version once,
-into `.cache` of the repository. The lists of configurations that PEFT's tests are parametrised
-with are replaced in place by ours; its classes are collected here, without the tests that do not
-use those lists (they are about other methods, and need the Hub).
+`make venv` has fetched the tests of the installed version (`fetch.py`). The lists of configurations
+that they are parametrised with are replaced in place by ours; their classes are collected here,
+without the tests that do not use those lists (they are about other methods, and need the Hub).
 """
 
 import importlib
-import subprocess
 import sys
-import tarfile
-import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
-from filelock import FileLock
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
+from tests.peft_suite.fetch import FOLDER
 
-CACHE = Path(__file__).parents[2] / ".cache" / "peft_suite"
-# Not named after their architectures, by which PEFT tells what other methods cannot do.
-LLAMA, GPT2 = str(CACHE / "tiny-linear"), str(CACHE / "tiny-conv1d")
+# Folders in the current directory of these tests. Not named after their architectures, by which
+# PEFT tells what other methods cannot do.
+LLAMA, GPT2 = "tiny-linear", "tiny-conv1d"
 
 # The sizes of the layers of PEFT's models: lin0 10 -> 20, lin1 20 -> 2, conv1d 5 -> 1.
 VARIANTS = {
@@ -168,45 +163,6 @@ MIXED_CASES.append(
 )
 
 
-def _unpack_tests() -> Path:
-    """Folder to import the package `peft_tests` from; fetched if it is not there yet."""
-    folder = CACHE / version("peft")
-    folder.mkdir(parents=True, exist_ok=True)
-    # Every process of the test run collects this file.
-    with FileLock(folder / "lock"):
-        if not (folder / "peft_tests").is_dir():
-            _download(folder)
-    return folder
-
-
-def _download(folder: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
-        what = ["--no-deps", "--no-binary=:all:", "--dest", scratch, f"peft=={version('peft')}"]
-        fetched = subprocess.run(
-            [*pip, *what],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        archives = list(Path(scratch).glob("*.tar.gz"))
-        if not archives:
-            raise RuntimeError(
-                f"PEFT's tests are in the sdist of peft {version('peft')}, which pip could not "
-                f"download; allow access to the package index and run again. pip said: "
-                f"{fetched.stderr.strip()[-500:]}"
-            )
-        package = Path(scratch) / "peft_tests"
-        package.mkdir()
-        (package / "__init__.py").touch()
-        with tarfile.open(archives[0]) as archive:
-            for member in archive.getmembers():
-                path = Path(member.name)
-                if path.parent.name == "tests" and len(path.parts) == 3 and path.suffix == ".py":
-                    (package / path.name).write_bytes(archive.extractfile(member).read())
-        package.rename(folder / "peft_tests")
-
-
 def _only(suite: type, *lists: list) -> type:
     """The class without those of its tests that none of the lists parametrises."""
     names = {name for name in dir(suite) if name.startswith("test_")}
@@ -219,15 +175,12 @@ def _only(suite: type, *lists: list) -> type:
     return type(suite.__name__, (suite,), dict.fromkeys(names - kept, None))
 
 
-try:
-    sys.path.insert(0, str(_unpack_tests()))
-except RuntimeError as error:
-    UNAVAILABLE = str(error)
+def test_peft_suite_is_available() -> None:
+    assert (FOLDER / "peft_tests").is_dir(), "PEFT's tests are fetched by `make venv`"
 
-    def test_peft_suite_is_available() -> None:
-        pytest.fail(UNAVAILABLE)
 
-else:
+if (FOLDER / "peft_tests").is_dir():
+    sys.path.insert(0, str(FOLDER))
     pytest.register_assert_rewrite("peft_tests")
     custom = importlib.import_module("peft_tests.test_custom_models")
     decoder = importlib.import_module("peft_tests.test_decoder_models")
@@ -248,8 +201,10 @@ else:
     )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _decoders() -> None:
+@pytest.fixture(scope="module")
+def decoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that has the two language models."""
+    folder = tmp_path_factory.mktemp("decoders")
     torch.manual_seed(0)
     common = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     LlamaForCausalLM(
@@ -261,12 +216,16 @@ def _decoders() -> None:
             num_key_value_heads=2,
             **common,
         )
-    ).save_pretrained(LLAMA)
-    GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, **common)).save_pretrained(GPT2)
+    ).save_pretrained(folder / LLAMA)
+    GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, **common)).save_pretrained(
+        folder / GPT2
+    )
+    return folder
 
 
 @pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def _offline(decoders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(decoders)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
