@@ -3,12 +3,15 @@
 import copy
 import hashlib
 import json
+import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -25,6 +28,17 @@ from tera_pl.errors import UserError
 from tera_pl.hub import find_commit, how_to_download
 from tera_pl.packing import ATTENTION, check_packable
 
+# What libraries raise for files of weights that are missing, truncated, damaged or of another kind.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    EOFError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # Values of a config.json that leave what a model computes here as it is: names, versions, caching,
@@ -105,7 +119,8 @@ def describe_base(backbone: Backbone) -> dict[str, Any]:
 
     Returns:
         Values of its config.json that change what the model computes and their SHA-256, its type
-        here, path, revision, and the commit where the Hub names one.
+        here, whether its weights were loaded, path, revision, and the commit where the Hub names
+        one.
     """
     # As the file has it: the values that a library fills in change with its version.
     raw, _ = PretrainedConfig.get_config_dict(
@@ -117,6 +132,7 @@ def describe_base(backbone: Backbone) -> dict[str, Any]:
         "revision": backbone.revision,
         "commit": find_commit(backbone.path, backbone.revision),
         "dtype": backbone.dtype,
+        "pretrained": backbone.pretrained,
         "config": config,
         "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
     }
@@ -157,29 +173,51 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
         The model in its own dtype, with `use_cache` left to generation.
 
     Raises:
-        UserError: If the weights are missing.
+        UserError: If weights are missing, damaged or of another shape.
     """
     config = load_config(backbone)
-    kwargs: dict[str, Any] = {"dtype": DTYPES[backbone.dtype]}
+    kwargs: dict[str, Any] = {
+        "dtype": DTYPES[backbone.dtype],
+        "trust_remote_code": backbone.trust_remote_code,
+    }
     if backbone.attn_implementation is not None:
         kwargs["attn_implementation"] = backbone.attn_implementation
     if not backbone.pretrained:
-        return AutoModelForCausalLM.from_config(
-            config, trust_remote_code=backbone.trust_remote_code, **kwargs
-        )
+        return AutoModelForCausalLM.from_config(config, **kwargs)
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             backbone.path,
             config=config,
             revision=backbone.revision,
-            trust_remote_code=backbone.trust_remote_code,
+            output_loading_info=True,
+            # Reported below, by name.
+            ignore_mismatched_sizes=True,
             **kwargs,
         )
-    except OSError as error:
+    except UNREADABLE as error:
         raise UserError(
             f"model.backbone.path: {backbone.path!r} has no readable weights "
             f"({_first_line(error)}); {_what_to_do(backbone)}"
         ) from None
+    _check_loaded(report, backbone)
+    return model
+
+
+def _check_loaded(report: Mapping[str, Any], backbone: Backbone) -> None:
+    """Refuse weights that transformers has drawn at random for want of saved ones.
+
+    Tied weights are saved once, and transformers does not report the other as missing.
+    """
+    mismatched = [
+        f"{name} of shape {tuple(found)} instead of {tuple(expected)}"
+        for name, found, expected in sorted(report["mismatched_keys"])
+    ]
+    missing = [f"no {name}" for name in sorted(report["missing_keys"])]
+    if problems := [*missing, *mismatched, *map(str, report["error_msgs"])]:
+        raise UserError(
+            f"model.backbone.path: the weights at {backbone.path!r} do not fit its config.json: "
+            f"{'; '.join(problems[:3])} ({len(problems)} in all); {_what_to_do(backbone)}"
+        )
 
 
 def load_meta_model(backbone: Backbone) -> PreTrainedModel:
@@ -237,30 +275,6 @@ def prepare_training(model: Any, backbone: Backbone) -> Any:
     return model.train()
 
 
-def fingerprint_frozen(model: nn.Module) -> str:
-    """Identify the frozen weights of a model by a SHA-256 of a sample.
-
-    Up to 256 evenly spaced values of every frozen parameter are hashed with its name and shape,
-    in float32: another base, or another revision of it, gives another value at the cost of
-    milliseconds, where hashing 16 GB would take a minute.
-
-    Args:
-        model: A model, adapted or not. Parameters that require a gradient are left out.
-
-    Returns:
-        A hexadecimal digest; that of nothing if every parameter is trained.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            continue
-        flat = parameter.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 256)].float().cpu().contiguous()
-        digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _what_to_do(backbone: Backbone) -> str:
     if Path(backbone.path).exists():
         return "complete the folder, or set model.init_args.backbone.path to another"
@@ -268,7 +282,9 @@ def _what_to_do(backbone: Backbone) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
+    if isinstance(error, pickle.UnpicklingError):  # torch's text advises to execute what is in it
+        return "a pickle with more than tensors in it, which is not executed"
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
 def hold_updates(model: nn.Module) -> None:

@@ -1,34 +1,37 @@
-"""How checkpoints get to the disk and back."""
+"""How checkpoints are written to the disk and read back."""
 
 import pickle
-import zipfile
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from packaging.version import InvalidVersion, Version
 
+from tera_pl.digests import digest_entries
 from tera_pl.errors import UserError
 from tera_pl.stopped import stopped_by
 from tera_pl.whole_files import open_whole
 
-# What torch raises for a file that is cut off, damaged or of another kind; OSError for a place in
-# it that is not there.
-UNREADABLE = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, KeyError)
+# Where a checkpoint has the digests of everything else in it.
+DIGESTS = "tera_pl_digests"
+WHAT_TO_DO = "use another checkpoint of the run"
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints whole or not at all, and execute nothing that is in one.
+    """Write checkpoints atomically, with checksums; verify them, and execute nothing, on loading.
 
     Lightning writes to the system's folder for temporary files and moves the file from there, which
     is a copy, and can be half one, where the run lies on another disk; and does not wait until it
-    is on the disk.
+    is on the disk. torch does not verify the checksums of its format.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Save a checkpoint on this machine's disks.
+        """Save a checkpoint on this machine's disks, with a digest of every entry.
 
         Args:
             checkpoint: Tensors and plain values.
@@ -36,8 +39,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
             storage_options: Not used.
 
         Raises:
+            UserError: If there is anything but tensors and plain values in it.
             RunStoppedError: If the disk is full.
         """
+        checkpoint = checkpoint | {DIGESTS: digest_entries(checkpoint)}
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -50,7 +55,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load a checkpoint.
+        """Load a checkpoint and verify its content.
 
         Args:
             path: Where from.
@@ -61,14 +66,62 @@ class WholeCheckpointIO(TorchCheckpointIO):
             What was saved.
 
         Raises:
-            UserError: If the file is damaged, or holds more than tensors and plain values.
+            UserError: If the file is damaged, holds more than tensors and plain values, or was
+                not written by this class.
         """
         assert weights_only is not False, "nothing from a checkpoint is executed"
         try:
-            return super().load_checkpoint(path, map_location, weights_only=True)
-        except UNREADABLE as error:
-            reason = str(error).strip().split("\n")[0][:200]
-            raise UserError(
-                f"ckpt_path: {path} is cut off, damaged, or holds more than tensors and plain "
-                f"values ({reason}): use another checkpoint of the run"
-            ) from error
+            checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
+        # A damaged file can make torch's reader raise anything.
+        except Exception as error:
+            raise UserError(f"ckpt_path: {path} {_describe(error)}: {WHAT_TO_DO}") from error
+        return _verify(checkpoint, path)
+
+
+def _describe(error: Exception) -> str:
+    """Describe why a file cannot be read, without torch's advice to execute what is in it."""
+    if isinstance(error, pickle.UnpicklingError):
+        named = re.search(r"(?:GLOBAL|class|function) ([\w.]{1,100})", str(error))
+        name = f" ({named[1]})" if named else ""
+        return f"is damaged, or holds more than tensors and plain values{name}; nothing was run"
+    reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0][:200]
+    reason = reason or type(error).__name__
+    return f"is cut off or damaged ({reason})"
+
+
+def _verify(checkpoint: Any, path: Any) -> dict[str, Any]:
+    """Compare the content with the digests that were saved with it."""
+    if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get(DIGESTS), Mapping):
+        raise UserError(
+            f"ckpt_path: {path} has no checksums: it was not written by this version of tera_pl. "
+            "Use a checkpoint of one of its runs; load an adapter with peft, a base model with "
+            "model.init_args.backbone.path"
+        )
+    content = {key: value for key, value in checkpoint.items() if key != DIGESTS}
+    saved, found = checkpoint[DIGESTS], digest_entries(content)
+    if changed := [name for name in found if name in saved and saved[name] != found[name]]:
+        raise UserError(
+            f"ckpt_path: {path} is damaged or was edited: {', '.join(_worst(changed))} differ from "
+            f"what was saved ({len(changed)} entries in all): {WHAT_TO_DO}"
+        )
+    if different := saved.keys() ^ found.keys():
+        raise UserError(
+            f"ckpt_path: {path} is damaged or was edited: {', '.join(_worst(different))} missing "
+            f"or added since it was saved ({len(different)} entries in all): {WHAT_TO_DO}"
+        )
+    if "state_dict" in content and not _is_version(content.get("pytorch-lightning_version")):
+        raise UserError(f"ckpt_path: {path} has no valid pytorch-lightning_version: {WHAT_TO_DO}")
+    return content
+
+
+def _is_version(value: Any) -> bool:
+    """Whether Lightning can read a value as the version that wrote a checkpoint."""
+    try:
+        return isinstance(value, str) and bool(Version(value))
+    except InvalidVersion:
+        return False
+
+
+def _worst(names: Any) -> list[str]:
+    """Name up to three entries."""
+    return sorted(map(str, names))[:3]

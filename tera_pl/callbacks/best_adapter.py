@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
@@ -26,7 +25,7 @@ class BestAdapter(Callback):
         checkpoint = trainer.checkpoint_callback
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
             path = checkpoint.best_model_path
-            best = torch.load(path, map_location="cpu", weights_only=True)
+            best = trainer.strategy.checkpoint_io.load_checkpoint(path, weights_only=True)
             load_trained(pl_module, best["state_dict"])
             rank_zero_info(f"best checkpoint: {path} ({checkpoint.monitor} = {_score(checkpoint)})")
         folder = run_folder(trainer) / ("adapter" if pl_module.adapter else "model")

@@ -19,7 +19,6 @@ from tera_pl.backbone import (
     Backbone,
     add_adapter,
     describe_base,
-    fingerprint_frozen,
     hold_updates,
     load_config,
     load_meta_model,
@@ -28,6 +27,7 @@ from tera_pl.backbone import (
     prepare_training,
     release_updates,
 )
+from tera_pl.digests import fingerprint_frozen
 from tera_pl.errors import UserError
 from tera_pl.hub import check_available, find_commit
 from tera_pl.packing import ATTENTION
@@ -47,6 +47,7 @@ from tera_pl.tasks.description import (
     describe_training,
 )
 from tera_pl.tasks.loss import supervised_loss
+from tera_pl.tasks.training_state import check_training_state
 
 Batch = Mapping[str, Any]
 Predictions = dict[str, list[dict[str, Any]]]
@@ -343,13 +344,15 @@ class CausalLMTask(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that was not made for this model."""
         resuming = self.trainer.state.fn == "fit"
-        shapes = {n: tuple(p.shape) for n, p in self.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
         self.changed = check_checkpoint(
-            checkpoint, self.spec, shapes, resuming=resuming, allow_changed=self.allow_changed
+            checkpoint, self.spec, trained, resuming=resuming, allow_changed=self.allow_changed
         )
         if self.changed:
             rank_zero_warn(f"other than in the checkpoint, as allowed: {', '.join(self.changed)}")
         if resuming:
+            parameters = list(trained.values())
+            check_training_state(checkpoint, parameters, self.optimizer, self.trainer)
             settings = self.spec["optimizer"].items()
             new = {key: value for key, value in settings if f"optimizer.{key}" in self.changed}
             change_optimizer(checkpoint, new)

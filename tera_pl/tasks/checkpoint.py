@@ -4,6 +4,9 @@ import difflib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from tera_pl.errors import UserError
 
 SECTIONS = ("adapter", "backbone", "data", "tokenizer")
@@ -13,12 +16,15 @@ RESUMED_SECTIONS = ("optimizer", "schedule", "training")
 TOLD = ("backbone.path", "backbone.revision", "backbone.commit", "backbone.config_sha256")
 # The state of one class of optimizer is nothing to another.
 FIXED = {"optimizer.class"}
+LENGTH = {"training.max_steps", "training.max_epochs"}
+# Schedules whose learning rates do not depend on how long training will last.
+OPEN_ENDED = {"constant_with_warmup"}
 
 
 def check_checkpoint(
     checkpoint: Mapping[str, Any],
     spec: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
+    parameters: Mapping[str, Tensor],
     *,
     resuming: bool,
     allow_changed: Collection[str] = (),
@@ -29,20 +35,21 @@ def check_checkpoint(
         checkpoint: The loaded checkpoint.
         spec: What this run would write beside its tensors. A section that it lacks is not
             compared.
-        shapes: Shape of each trained tensor of this run by name.
+        parameters: The trained parameters of this run by name.
         resuming: Whether training goes on; then optimizer, schedule and what else the steps
-            depend on must agree as well.
+            depend on must agree as well. The length of training may differ where the learning
+            rates do not depend on it.
         allow_changed: Names of settings that may differ, as the error prints them.
 
     Returns:
         What differs and is allowed to: its names.
 
     Raises:
-        UserError: If anything else differs, naming each key with both values, or if an allowed
-            name is no setting at all.
+        UserError: If anything else differs, naming each key with both values, if an allowed name
+            is no setting at all, or if a tensor has the wrong type or values that are not finite.
     """
     found = checkpoint.get("tera_pl")
-    if found is None:
+    if not isinstance(found, Mapping):
         raise UserError(
             "ckpt_path: this checkpoint carries no description of its adapter: it was not written "
             "by this framework's tasks"
@@ -62,11 +69,41 @@ def check_checkpoint(
         if key.partition(".")[0] in sections and theirs.get(key) != ours.get(key)
     ]
     compared = [key for key in differing if key not in TOLD]
-    if refused := [key for key in compared if key not in set(allow_changed) - FIXED]:
+    allowed = set(allow_changed) - FIXED
+    if ours.get("schedule.name") in OPEN_ENDED:
+        allowed |= LENGTH
+    if refused := [key for key in compared if key not in allowed]:
         told = [key for key in differing if key in TOLD] if _is_base(refused) else []
         raise UserError(_describe(refused, told, theirs, ours))
-    _check_shapes({k: tuple(v.shape) for k, v in checkpoint["state_dict"].items()}, shapes)
+    check_tensors(checkpoint.get("state_dict"), parameters, "backbone.dtype" not in allowed)
     return compared
+
+
+def check_tensors(state: Any, parameters: Mapping[str, Tensor], same_dtype: bool = True) -> None:
+    """Refuse tensors that are not values of the trained parameters.
+
+    Args:
+        state: Tensors by name, from a file.
+        parameters: The trained parameters by name.
+        same_dtype: Whether their types must agree; else any floating point is accepted.
+
+    Raises:
+        UserError: If one is missing, unknown, of another type or shape, or not finite.
+    """
+    if not isinstance(state, Mapping):
+        raise UserError("ckpt_path: the checkpoint has no state_dict: use another one of the run")
+    _check_shapes(
+        {name: tuple(getattr(value, "shape", ())) for name, value in state.items()},
+        {name: tuple(parameter.shape) for name, parameter in parameters.items()},
+    )
+    for name, parameter in parameters.items():
+        value = state[name]
+        dtype = getattr(value, "dtype", type(value).__name__)
+        floating = isinstance(value, Tensor) and value.is_floating_point()
+        if not floating or (same_dtype and dtype != parameter.dtype):
+            raise UserError(f"ckpt_path: {name} is {dtype}: expected {parameter.dtype}")
+        if not torch.isfinite(value).all():
+            raise UserError(f"ckpt_path: {name} has values that are NaN or infinite")
 
 
 def change_optimizer(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -116,9 +153,15 @@ def _describe(
             for key in keys
         )
 
+    schedule = (
+        f" (the {ours.get('schedule.name')} schedule depends on the length of training, so that "
+        "what was trained so far would have had other learning rates)"
+        if LENGTH & set(refused)
+        else ""
+    )
     return (
-        f"ckpt_path: the checkpoint was made with other settings: {both(refused)}: use the "
-        "config.yaml of that run, start a new one, or name what is meant to differ in "
+        f"ckpt_path: the checkpoint was made with other settings: {both(refused)}{schedule}: use "
+        "the config.yaml of that run, start a new one, or name what is meant to differ in "
         "model.init_args.allow_changed" + (f" (also: {both(told)})" if told else "")
     )
 

@@ -23,16 +23,15 @@ SPEC = {
     "optimizer": {"class": "AdamW", "lr": 0.1},
     "schedule": {"name": "linear", "warmup_steps": 100},
 }
-SHAPES = {"model.a": (2,), "model.b": (3,)}
+PARAMETERS = {"model.a": torch.zeros(2), "model.b": torch.zeros(3)}
 
 
 def checkpoint(**changes):
-    state = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
-    return {"tera_pl": SPEC, "state_dict": state, **changes}
+    return {"tera_pl": SPEC, "state_dict": dict(PARAMETERS), **changes}
 
 
 def test_equal_settings_pass():
-    check_checkpoint(checkpoint(), SPEC, SHAPES, resuming=True)
+    check_checkpoint(checkpoint(), SPEC, PARAMETERS, resuming=True)
 
 
 @pytest.mark.parametrize(
@@ -52,25 +51,25 @@ def test_difference_names_key_and_both_values(section, key, value):
     with pytest.raises(
         ValueError, match=rf"{section}.{key} is .* in the checkpoint and .* in this run"
     ) as error:
-        check_checkpoint(checkpoint(), spec, SHAPES, resuming=True)
+        check_checkpoint(checkpoint(), spec, PARAMETERS, resuming=True)
     assert repr(value) in str(error.value)
     assert repr(SPEC[section][key]) in str(error.value)
 
 
 def test_optimizer_matters_only_when_training_goes_on():
     spec = SPEC | {"optimizer": {"class": "SGD", "lr": 9.0}}
-    check_checkpoint(checkpoint(), spec, SHAPES, resuming=False)
+    check_checkpoint(checkpoint(), spec, PARAMETERS, resuming=False)
 
 
 def test_another_method_is_refused():
     spec = SPEC | {"adapter": None}
     with pytest.raises(ValueError, match="adapter"):
-        check_checkpoint(checkpoint(), spec, SHAPES, resuming=False)
+        check_checkpoint(checkpoint(), spec, PARAMETERS, resuming=False)
 
 
 def test_foreign_checkpoint_is_refused():
     with pytest.raises(ValueError, match="carries no description"):
-        check_checkpoint({"state_dict": {}}, SPEC, SHAPES, resuming=False)
+        check_checkpoint({"state_dict": {}}, SPEC, PARAMETERS, resuming=False)
 
 
 @pytest.mark.parametrize(
@@ -78,13 +77,13 @@ def test_foreign_checkpoint_is_refused():
     [
         ({"model.a": torch.zeros(2)}, "1 trained tensors are missing"),
         ({}, "2 trained tensors are missing"),
-        ({n: torch.zeros(s) for n, s in SHAPES.items()} | {"c": torch.zeros(1)}, "1 are unknown"),
+        (PARAMETERS | {"c": torch.zeros(1)}, "1 are unknown"),
         ({"model.a": torch.zeros(2), "model.b": torch.zeros(4)}, "1 have another shape"),
     ],
 )
 def test_tensors_must_match_exactly(state, message):
     with pytest.raises(ValueError, match=message):
-        check_checkpoint(checkpoint(state_dict=state), SPEC, SHAPES, resuming=False)
+        check_checkpoint(checkpoint(state_dict=state), SPEC, PARAMETERS, resuming=False)
 
 
 def with_changes(**changes):
@@ -103,21 +102,23 @@ def with_changes(**changes):
 )
 def test_nested_settings_are_compared_in_every_stage(name, resuming):
     with pytest.raises(ValueError, match=f"{name.replace('__', '.')} is .* and 'other' in this"):
-        check_checkpoint(checkpoint(), with_changes(**{name: "other"}), SHAPES, resuming=resuming)
+        check_checkpoint(
+            checkpoint(), with_changes(**{name: "other"}), PARAMETERS, resuming=resuming
+        )
 
 
 def test_base_may_move_and_is_told_when_it_is_another():
     spec = with_changes(backbone__path="elsewhere")
-    assert check_checkpoint(checkpoint(), spec, SHAPES, resuming=True) == []
+    assert check_checkpoint(checkpoint(), spec, PARAMETERS, resuming=True) == []
     spec["backbone"]["frozen_weights_sha256"] = "bb"
     with pytest.raises(ValueError, match=r"also: backbone.path is 'base' .* 'elsewhere'"):
-        check_checkpoint(checkpoint(), spec, SHAPES, resuming=True)
+        check_checkpoint(checkpoint(), spec, PARAMETERS, resuming=True)
 
 
 def test_what_is_allowed_by_name_may_differ_and_nothing_else():
     spec = with_changes(data__encoding__template="other", training__max_steps=16)
     names = ["data.encoding.template", "training.max_steps"]
-    check = functools.partial(check_checkpoint, checkpoint(), spec, SHAPES, resuming=True)
+    check = functools.partial(check_checkpoint, checkpoint(), spec, PARAMETERS, resuming=True)
     assert check(allow_changed=names) == names
     with pytest.raises(ValueError, match=r"training.max_steps is 8 .* 16") as error:
         check(allow_changed=names[:1])
@@ -130,14 +131,14 @@ def test_what_is_allowed_by_name_may_differ_and_nothing_else():
 def test_allowed_name_that_is_no_setting_is_refused_and_the_nearest_told():
     with pytest.raises(ValueError, match=r"'training.max_step' .* like 'training.max_steps'"):
         check_checkpoint(
-            checkpoint(), SPEC, SHAPES, resuming=True, allow_changed=["training.max_step"]
+            checkpoint(), SPEC, PARAMETERS, resuming=True, allow_changed=["training.max_step"]
         )
 
 
 def test_allowed_setting_that_is_equal_is_no_error():
     # A run that went on with other settings and goes on again meets its own checkpoint.
     allowed = ["training.max_steps", "adapter.seed"]
-    arguments = (checkpoint(), SPEC, SHAPES)
+    arguments = (checkpoint(), SPEC, PARAMETERS)
     assert check_checkpoint(*arguments, resuming=False, allow_changed=allowed) == []
 
 
@@ -145,7 +146,7 @@ def test_class_of_the_optimizer_cannot_change():
     spec = SPEC | {"optimizer": {"class": "SGD", "lr": 0.1}}
     with pytest.raises(ValueError, match=r"optimizer.class cannot be changed"):
         check_checkpoint(
-            checkpoint(), spec, SHAPES, resuming=True, allow_changed=["optimizer.class"]
+            checkpoint(), spec, PARAMETERS, resuming=True, allow_changed=["optimizer.class"]
         )
 
 
@@ -153,7 +154,7 @@ def test_class_of_the_optimizer_cannot_change():
 def test_checkpoint_of_an_older_version_is_refused_by_the_missing_section(section):
     older = {key: value for key, value in SPEC.items() if key != section}
     with pytest.raises(ValueError, match=f"has no section {section}"):
-        check_checkpoint(checkpoint(tera_pl=older), SPEC, SHAPES, resuming=True)
+        check_checkpoint(checkpoint(tera_pl=older), SPEC, PARAMETERS, resuming=True)
 
 
 def test_changed_settings_of_the_optimizer_win_over_its_saved_state():
