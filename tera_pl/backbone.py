@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
@@ -21,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from tera_pl.adapters import check_targets
 from tera_pl.adapters.layer import AdapterLayer
@@ -184,13 +186,15 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
         kwargs["attn_implementation"] = backbone.attn_implementation
     if not backbone.pretrained:
         return AutoModelForCausalLM.from_config(config, **kwargs)
+    verbosity = logging.get_verbosity()
+    # What is missing is an error below: transformers draws it at random and only logs it.
+    logging.set_verbosity_error()
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             backbone.path,
             config=config,
             revision=backbone.revision,
             output_loading_info=True,
-            # Reported below, by name.
             ignore_mismatched_sizes=True,
             **kwargs,
         )
@@ -199,6 +203,8 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
             f"model.backbone.path: {backbone.path!r} has no readable weights "
             f"({_first_line(error)}); {_what_to_do(backbone)}"
         ) from None
+    finally:
+        logging.set_verbosity(verbosity)
     _check_loaded(report, backbone)
     return model
 
@@ -206,7 +212,7 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
 def _check_loaded(report: Mapping[str, Any], backbone: Backbone) -> None:
     """Refuse weights that transformers has drawn at random for want of saved ones.
 
-    Tied weights are saved once, and transformers does not report the other as missing.
+    Of tied weights one is saved, and transformers does not report the other as missing.
     """
     mismatched = [
         f"{name} of shape {tuple(found)} instead of {tuple(expected)}"
@@ -217,6 +223,11 @@ def _check_loaded(report: Mapping[str, Any], backbone: Backbone) -> None:
         raise UserError(
             f"model.backbone.path: the weights at {backbone.path!r} do not fit its config.json: "
             f"{'; '.join(problems[:3])} ({len(problems)} in all); {_what_to_do(backbone)}"
+        )
+    if unused := sorted(report["unexpected_keys"]):
+        rank_zero_warn(
+            f"{len(unused)} tensors at {backbone.path!r} are not used by a model of its "
+            f"config.json: {', '.join(unused[:3])}"
         )
 
 

@@ -13,10 +13,12 @@ from peft.utils import (
     AuxiliaryTrainingWrapper,
 )
 from peft.utils.quantization_utils import get_quantization_kwargs, resolve_quantization_backend
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from tera_pl.adapters.config import AdapterConfig
 from tera_pl.adapters.layer import AdapterLayer
+from tera_pl.adapters.loading import check_loaded, names_in_file
 from tera_pl.errors import UserError
 
 
@@ -84,6 +86,40 @@ class AdapterModel(BaseTuner):
             raise ValueError(
                 f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}"
             )
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Give tensors their names in the model, and refuse any that are not those of the adapter.
+
+        PEFT itself only warns of missing tensors, which keep the values of a new adapter.
+        """
+        assert isinstance(config, AdapterConfig)
+        state = cls._take_frozen(model, config, adapter_name, state_dict)
+        state = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state)
+        state = cls._add_aliases(model, adapter_name, state)
+        check_loaded(model, adapter_name, state)
+        config.verify_weights(names_in_file(model, adapter_name, state_dict))
+        return state
+
+    @classmethod
+    def _take_frozen(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Use what is saved beside the trained tensors, and give the trained ones."""
+        return state
+
+    @classmethod
+    def _add_aliases(
+        cls, model: nn.Module, adapter_name: str, state: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Give tensors that are saved once every name they have in the model."""
+        return state
 
     def _add_adapter(
         self,

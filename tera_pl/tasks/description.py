@@ -11,7 +11,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 # Written by PEFT itself, or moved with a folder: no property of the adapter.
-VOLATILE = {"peft_version", "inference_mode", "base_model_name_or_path", "auto_mapping", "revision"}
+VOLATILE = {
+    "peft_version",
+    "inference_mode",
+    "base_model_name_or_path",
+    "auto_mapping",
+    "revision",
+    "weights_sha256",
+}
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 

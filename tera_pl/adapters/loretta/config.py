@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from peft import PeftConfig
 from peft.utils import PeftType
 
+from tera_pl.adapters.config import AdapterConfig
 from tera_pl.adapters.fields import check_common_fields, check_positive
 from tera_pl.errors import UserError
 
@@ -13,7 +13,7 @@ Start = Literal["official", "zero"]
 
 
 @dataclass
-class LorettaConfig(PeftConfig):
+class LorettaConfig(AdapterConfig):
     """LoRETTA: LoRA whose two factors are tensor trains (the authors' variant LoRETTA_rep).
 
     The update is (alpha / r) (A B)^T with A of shape (in, r) and B of shape (r, out); each is

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from peft import PeftConfig
 from peft.utils import PeftType
 
+from tera_pl.adapters.config import AdapterConfig
 from tera_pl.adapters.fields import check_common_fields, check_positive
 from tera_pl.errors import UserError
 
@@ -13,7 +13,7 @@ Share = Literal["shape", "name"]
 
 
 @dataclass
-class LotrConfig(PeftConfig):
+class LotrConfig(AdapterConfig):
     """LoTR: the updates of many layers as one tensor train of which they share the outer factors.
 
     The update of layer l is (alpha / r) L M_l R. The left factor L and the right factor R are one

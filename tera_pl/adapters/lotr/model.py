@@ -57,17 +57,12 @@ class LotrModel(AdapterModel):
         return {name: value for name, value in state.items() if name not in repeated}
 
     @classmethod
-    def _remap_adapter_state_dict_for_load(
-        cls,
-        model: nn.Module,
-        config: PeftConfig,
-        adapter_name: str,
-        state_dict: dict[str, Tensor],
+    def _add_aliases(
+        cls, model: nn.Module, adapter_name: str, state: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        state = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         for names in _aliases(model, adapter_name):
             saved = [state[name] for name in names if name in state]
-            if saved:  # all names are loaded, so that PEFT finds none missing
+            if saved:
                 state |= dict.fromkeys(names, saved[0])
         return state
 

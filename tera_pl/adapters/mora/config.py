@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from typing import get_args
 
-from peft import PeftConfig
 from peft.utils import PeftType
 
+from tera_pl.adapters.config import AdapterConfig
 from tera_pl.adapters.fields import check_common_fields, check_positive
 from tera_pl.adapters.mora.compression import Form
 from tera_pl.errors import UserError
 
 
 @dataclass
-class MoraConfig(PeftConfig):
+class MoraConfig(AdapterConfig):
     """MoRA: a square matrix between a compression of the input and a decompression of the output.
 
     The matrix has about as many numbers as LoRA's two factors of rank `r`, and a far higher rank.

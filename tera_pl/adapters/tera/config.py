@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from peft import PeftConfig
 from peft.utils import PeftType
 
+from tera_pl.adapters.config import AdapterConfig
 from tera_pl.adapters.fields import check_common_fields
 from tera_pl.errors import UserError
 from tera_pl.tensor import Compute, CoreInit, FactorInit
@@ -16,7 +16,7 @@ PATTERN_KEYS = {"out_modes", "in_modes", "ranks"}
 
 
 @dataclass
-class TeraConfig(PeftConfig):
+class TeraConfig(AdapterConfig):
     """TeRA: a Tucker-like random tensor network of which only vectors are trained.
 
     The update of a layer is a tensor whose leading modes make the output dimension and whose

@@ -8,6 +8,7 @@ from peft import PeftConfig
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
+from tera_pl.adapters.config import missing_hash
 from tera_pl.adapters.layer import AdapterLayer
 from tera_pl.adapters.model import AdapterModel
 from tera_pl.adapters.tera.config import TeraConfig
@@ -63,7 +64,7 @@ class TeraModel(AdapterModel):
                 f"frozen_sha256: the adapter was made with tensors {config.expected_sha256}, but "
                 f"seed {config.seed} and these settings give {found}: seed, modes, ranks, "
                 "distributions or targets were changed, or the file is from another scheme; "
-                "restore the settings, or remove frozen_sha256 to start a new adapter"
+                "restore the settings, or, to train a new adapter, remove frozen_sha256"
             )
         config.frozen_sha256 = config.expected_sha256 or found
         return result
@@ -123,22 +124,22 @@ class TeraModel(AdapterModel):
         return state
 
     @classmethod
-    def _remap_adapter_state_dict_for_load(
-        cls,
-        model: nn.Module,
-        config: PeftConfig,
-        adapter_name: str,
-        state_dict: dict[str, Tensor],
+    def _take_frozen(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state: dict[str, Tensor]
     ) -> dict[str, Tensor]:
+        assert isinstance(config, TeraConfig)
+        frozen = _frozen_tensors(model, adapter_name)
+        if frozen and config.is_from_file and config.expected_sha256 is None:
+            what = f"seed {config.seed} and these settings give frozen tensors with"
+            raise missing_hash("frozen_sha256", what, _fingerprint(frozen))
         saved = {
             name.removeprefix(FROZEN_PREFIX): value
-            for name, value in state_dict.items()
+            for name, value in state.items()
             if name.startswith(FROZEN_PREFIX)
         }
-        rest = {n: v for n, v in state_dict.items() if not n.startswith(FROZEN_PREFIX)}
         if config.save_frozen:
-            _restore_frozen(_frozen_tensors(model, adapter_name), saved, config)
-        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, rest)
+            _restore_frozen(frozen, saved, config)
+        return {name: v for name, v in state.items() if not name.startswith(FROZEN_PREFIX)}
 
 
 def _check_ranks(ranks: Sequence[int] | None, modes: Sequence[int]) -> tuple[int, ...]:

@@ -1,0 +1,86 @@
+"""What the configurations of all methods have in common."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
+from torch import Tensor
+
+from tera_pl.digests import digest_all
+from tera_pl.errors import UserError
+
+
+@dataclass
+class AdapterConfig(PeftConfig):
+    """A configuration that identifies the weights that were saved with it.
+
+    Args:
+        weights_sha256: Hash of the tensors in the adapter's file. Set when the adapter is saved,
+            verified when it is loaded.
+    """
+
+    weights_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Only a configuration from a file names its method: weights are about to be loaded for it.
+        self.is_from_file = self.peft_type is not None
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Save beside the weights, which PEFT has written before, with their hash.
+
+        Args:
+            save_directory: Folder of the adapter.
+            **kwargs: As PEFT gives them.
+        """
+        names = (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)
+        if any((Path(save_directory) / name).is_file() for name in names):
+            self.weights_sha256 = digest_all(load_peft_weights(str(save_directory), device="cpu"))
+        # From here on its weights change in memory.
+        self.is_from_file = False
+        super().save_pretrained(save_directory, **kwargs)
+
+    def verify_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Compare tensors that are about to be loaded with the hash that was saved with them.
+
+        Args:
+            state: Tensors by name, as they are in the adapter's file.
+
+        Raises:
+            UserError: If this configuration is from a file and they differ, or it has no hash.
+        """
+        if not self.is_from_file:
+            return
+        found = digest_all(state)
+        if self.weights_sha256 is None:
+            raise missing_hash("weights_sha256", "the tensors of the adapter's file have", found)
+        if found != self.weights_sha256:
+            raise UserError(
+                f"weights_sha256: adapter_config.json says {self.weights_sha256}, the tensors of "
+                f"the adapter's file have {found}: the file is damaged, or not the one that was "
+                "saved with this adapter_config.json; restore both from the run"
+            )
+        # What is loaded into this adapter later has not been read from that file.
+        self.is_from_file = False
+
+
+def missing_hash(name: str, what: str, found: str | None) -> UserError:
+    """Make the error for an adapter that nothing identifies.
+
+    Args:
+        name: The field of adapter_config.json that is null or absent.
+        what: Whose hash was found, with the verb.
+        found: The hash, or none where tensors are on the meta device.
+
+    Returns:
+        The error; its message says how to accept the adapter deliberately.
+    """
+    accept = f'"{name}": "{found}"' if found else f'"{name}"'
+    return UserError(
+        f"{name}: adapter_config.json has none, so that nothing shows that this adapter is as it "
+        f"was trained; {what} {found or 'no values here'}: load the adapter as it was saved, or, "
+        f"if you are sure of it, accept it by writing {accept} into adapter_config.json"
+    )
