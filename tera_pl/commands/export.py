@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tera_pl.analysis import count
 from tera_pl.analysis.merging import merge
+from tera_pl.analysis.runs import read_results
 from tera_pl.checkpoint_io import WholeCheckpointIO
 from tera_pl.commands.model_card import write_card
 from tera_pl.errors import UserError
-from tera_pl.sharding import load_trained
-from tera_pl.tasks import CausalLMTask
-from tera_pl.tasks.checkpoint import check_checkpoint
+from tera_pl.tasks.trained_model import TrainedModel, load_trained_model
 from tera_pl.whole_files import whole_folder, write_whole
-from tera_pl.yaml_files import read_yaml
 
 # For runs without answers: what the outputs of adapted and merged model are compared on.
 TEXT = "A researcher merged an adapter into a model and asked both the same question."
@@ -46,6 +43,10 @@ def main(args: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tera_pl export", description=main.__doc__)
     parser.add_argument("--ckpt_path", required=True, type=Path, help="checkpoint of a run")
     parser.add_argument("--output", required=True, type=Path, help="folder to write, new or empty")
+    parser.add_argument("--backbone", metavar="PATH", help="the base model, if it has moved")
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="run code that comes with the base model"
+    )
     parser.add_argument("--merge", action="store_true", help="add the updates to the weights")
     parser.add_argument("--dequantise", action="store_true", help="a quantised base, for --merge")
     parser.add_argument("--max_shard_size", default="5GB", help="largest file of weights")
@@ -53,8 +54,12 @@ def main(args: Sequence[str]) -> int:
     if options.output.exists() and any(options.output.iterdir()):
         raise UserError(f"--output: {options.output} is not empty: expected a new folder")
     run = options.ckpt_path.parent.parent
-    task = _load_task(options.ckpt_path, run)
-    results = _read_json(run / "results.json")
+    if not options.ckpt_path.is_file():
+        raise UserError(f"--ckpt_path: no file {options.ckpt_path}: expected a .ckpt of a run")
+    checkpoint = WholeCheckpointIO().load_checkpoint(options.ckpt_path)
+    task = load_trained_model(checkpoint, options.backbone, options.trust_remote_code)
+    del checkpoint
+    results = read_results(run / "results.json")
     with whole_folder(options.output) as folder:
         if options.merge and task.adapter is not None:
             report = _write_merged(task, folder, run, options)
@@ -70,34 +75,8 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def _load_task(path: Path, run: Path) -> CausalLMTask:
-    """Build the model of a run and load its checkpoint, strictly."""
-    config = run / "config.yaml"
-    if not path.is_file() or not config.is_file():
-        missing = path if not path.is_file() else config
-        raise UserError(
-            f"--ckpt_path: no file {missing}: expected runs/<name>/version_k/checkpoints/*.ckpt "
-            "with the run's config.yaml two folders above"
-        )
-    checkpoint = WholeCheckpointIO().load_checkpoint(path)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(CausalLMTask, "model")
-    content = read_yaml(config)
-    task = parser.instantiate(parser.parse_object({"model": content["model"]})).model
-    task.prepare_data()
-    task.setup("test")
-    task.configure_model()
-    shapes = {n: tuple(p.shape) for n, p in task.named_parameters() if p.requires_grad}
-    check_checkpoint(
-        checkpoint, task.spec, shapes, resuming=False, allow_changed=task.allow_changed
-    )
-    load_trained(task, checkpoint["state_dict"])
-    task.eval()
-    return task
-
-
 def _write_merged(
-    task: CausalLMTask, folder: Path, run: Path, options: argparse.Namespace
+    task: TrainedModel, folder: Path, run: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Merge in place, write, and compare with what the adapted model said before."""
     model = task.model
@@ -131,19 +110,18 @@ def _write_merged(
     }
 
 
-def _prompts(task: CausalLMTask, run: Path) -> list[Tensor]:
+def _prompts(task: TrainedModel, run: Path) -> list[Tensor]:
     path = run / "predictions.jsonl"
     texts = [TEXT]
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()[:NUM_PROMPTS]
-        texts = [json.loads(line)["prompt"] for line in lines] or texts
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()[:NUM_PROMPTS]
+            texts = [str(json.loads(line)["prompt"]) for line in lines] or texts
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}): restore it, or remove it") from None
     return [task.tokenizer(text, return_tensors="pt")["input_ids"] for text in texts]
 
 
 @torch.no_grad()
 def _logits(model: Any, ids: Tensor) -> Tensor:
     return model(input_ids=ids, use_cache=False).logits.float()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

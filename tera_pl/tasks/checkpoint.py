@@ -61,22 +61,42 @@ def check_checkpoint(
             f"ckpt_path: the checkpoint's description has no section {', '.join(missing)}: it was "
             "written by an older version: load it with that one, or train again"
         )
-    theirs, ours = dict(_flatten(found)), dict(_flatten(spec))
-    _check_names(allow_changed, theirs.keys() | ours.keys())
-    differing = [
-        key
-        for key in sorted(theirs.keys() | ours.keys())
-        if key.partition(".")[0] in sections and theirs.get(key) != ours.get(key)
-    ]
+    differing = {key: both for key, *both in find_differences(found, spec, sections)}
+    _check_names(allow_changed, dict(_flatten(found)).keys() | dict(_flatten(spec)).keys())
     compared = [key for key in differing if key not in TOLD]
     allowed = set(allow_changed) - FIXED
-    if ours.get("schedule.name") in OPEN_ENDED:
+    schedule = spec.get("schedule", {}).get("name")
+    if schedule in OPEN_ENDED:
         allowed |= LENGTH
     if refused := [key for key in compared if key not in allowed]:
         told = [key for key in differing if key in TOLD] if _is_base(refused) else []
-        raise UserError(_describe(refused, told, theirs, ours))
+        raise UserError(_describe(refused, told, differing, schedule))
     check_tensors(checkpoint.get("state_dict"), parameters, "backbone.dtype" not in allowed)
     return compared
+
+
+def find_differences(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], sections: Collection[str]
+) -> list[tuple[str, Any, Any]]:
+    """Compare the settings of a checkpoint with those of a run.
+
+    Args:
+        theirs: Nested settings of the checkpoint.
+        ours: Those of the run.
+        sections: The keys that are compared.
+
+    Returns:
+        Dotted name and both values of what differs, sorted by name.
+    """
+    left, right = (
+        dict(_flatten({section: values.get(section) for section in sections}))
+        for values in (theirs, ours)
+    )
+    return [
+        (key, left.get(key), right.get(key))
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    ]
 
 
 def check_tensors(state: Any, parameters: Mapping[str, Tensor], same_dtype: bool = True) -> None:
@@ -145,22 +165,22 @@ def _is_base(keys: Collection[str]) -> bool:
 
 
 def _describe(
-    refused: list[str], told: list[str], theirs: Mapping[str, Any], ours: Mapping[str, Any]
+    refused: list[str], told: list[str], differing: Mapping[str, list[Any]], schedule: str | None
 ) -> str:
     def both(keys: list[str]) -> str:
         return "; ".join(
-            f"{key} is {theirs.get(key)!r} in the checkpoint and {ours.get(key)!r} in this run"
+            "{} is {!r} in the checkpoint and {!r} in this run".format(key, *differing[key])
             for key in keys
         )
 
-    schedule = (
-        f" (the {ours.get('schedule.name')} schedule depends on the length of training, so that "
-        "what was trained so far would have had other learning rates)"
+    length = (
+        f" (the {schedule} schedule depends on the length of training: what was trained so far "
+        "would have had other learning rates)"
         if LENGTH & set(refused)
         else ""
     )
     return (
-        f"ckpt_path: the checkpoint was made with other settings: {both(refused)}{schedule}: use "
+        f"ckpt_path: the checkpoint was made with other settings: {both(refused)}{length}: use "
         "the config.yaml of that run, start a new one, or name what is meant to differ in "
         "model.init_args.allow_changed" + (f" (also: {both(told)})" if told else "")
     )

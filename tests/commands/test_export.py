@@ -1,6 +1,7 @@
 """Exported folders load elsewhere and say what the run said; all else is one line."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from tera_pl import cli
 from tera_pl.__main__ import main
 from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
 from tera_pl.analysis.merging import merge
+from tera_pl.checkpoint_io import WholeCheckpointIO
 
 TARGETS = ["q_proj", "v_proj"]
 METHODS = {
@@ -166,18 +168,80 @@ def test_what_cannot_be_exported_is_told_and_leaves_nothing(trained, tmp_path, c
     path = tmp_path / "runs" / "run" / "version_0" / "checkpoints" / "cut.ckpt"
     path.write_bytes((tmp_path / checkpoint).read_bytes()[:1000])
     cut = ["--ckpt_path", str(path), "--output", "out"]
-    assert "cut off, damaged" in refusal(capfd, *cut)
+    assert "cut off or damaged" in refusal(capfd, *cut)
 
 
-def test_checkpoint_of_another_base_is_refused(trained, tiny_config, tmp_path, capfd):
+def test_checkpoint_of_another_base_is_refused_and_a_moved_one_is_named(
+    trained, tiny_backbone, tmp_path, capfd
+):
+    base = shutil.copytree(tiny_backbone, tmp_path / "base")
+    checkpoint = trained("tera", path=str(base))
+    expected = load_file("runs/run/version_0/adapter/adapter_model.safetensors")
+    base.rename(tmp_path / "moved")
+    capfd.readouterr()
+    arguments = ["--ckpt_path", checkpoint, "--output", "out"]
+    assert str(base) in refusal(capfd, *arguments)
+    assert main(["export", *arguments, "--backbone", "moved"]) == 0
+    found = load_file("out/adapter_model.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    model = AutoModelForCausalLM.from_pretrained("moved")
+    # One value of one weight.
+    model.model.layers[1].mlp.down_proj.weight.data[5, 7] += 1
+    model.save_pretrained("moved")
+    capfd.readouterr()
+    told = refusal(capfd, "--ckpt_path", checkpoint, "--output", "out2", "--backbone", "moved")
+    assert "the base model at 'moved' is not the one" in told
+    assert "backbone.frozen_weights_sha256 is" in told
+
+
+def test_no_class_of_the_configuration_is_called_or_needed(trained, tmp_path, capfd):
     checkpoint = trained("tera")
     config = tmp_path / "runs" / "run" / "version_0" / "config.yaml"
     content = yaml.safe_load(config.read_text())
-    content["model"]["init_args"]["backbone"]["dtype"] = "bfloat16"
+    bomb = {"class_path": "os.system", "init_args": {"command": "touch executed"}}
+    init = content["model"]["init_args"]
+    for name in ("adapter", "optimizer", "metric", "schedule", "generation"):
+        init[name] = bomb
+    content |= {"trainer": {"logger": bomb, "callbacks": [bomb], "strategy": bomb}, "data": bomb}
     config.write_text(yaml.safe_dump(content))
+    assert main(["export", "--ckpt_path", checkpoint, "--output", "one"]) == 0
+    config.write_text(yaml.safe_dump({"model": bomb}))
+    assert main(["export", "--ckpt_path", checkpoint, "--output", "two", "--merge"]) == 0
+    config.unlink()
+    assert main(["export", "--ckpt_path", checkpoint, "--output", "three"]) == 0
+    assert not (tmp_path / "executed").exists()
+
+
+SETTINGS = [
+    ({"peft_type": "os.system"}, "adapter is 'os.system'"),
+    ({"peft_type": ["TERA"]}, "adapter is ['TERA']"),
+    ({"megatron_config": {"a": 1}, "megatron_core": "this"}, "has megatron_config"),
+    ({"tokenizer_kwargs": {"trust_remote_code": True}}, "has megatron_config or"),
+    ({"unknown": 1}, "adapter settings are invalid: "),
+    ({"ranks": 5}, "adapter settings are invalid: "),
+    ({"target_modules": 5}, "adapter settings are invalid: "),
+    ({"seed": 9}, "frozen_sha256: "),
+]
+RESULTS = [
+    ("{", "results.json is damaged"),
+    ("[1]", "results.json is damaged: it is '[1]'"),
+    ('{"fit": 3}', "results.json is damaged: fit is '3'"),
+    ('{"test": {"scores": {"a": "b"}}}', "results.json is damaged: it lacks 'settings'"),
+]
+
+
+def test_settings_of_an_adapter_are_plain_values_and_results_are_checked(trained, tmp_path, capfd):
+    checkpoint, output = trained("tera"), ["--output", "out"]
     capfd.readouterr()
-    told = refusal(capfd, "--ckpt_path", checkpoint, "--output", "out")
-    assert "backbone.dtype is 'float32' in the checkpoint and 'bfloat16' in this run" in told
+    for changes, message in SETTINGS:
+        content = WholeCheckpointIO().load_checkpoint(checkpoint)
+        content["tera_pl"]["adapter"] |= changes
+        WholeCheckpointIO().save_checkpoint(content, "edited.ckpt")
+        assert message in refusal(capfd, "--ckpt_path", "edited.ckpt", *output)
+    for text, message in RESULTS:
+        (tmp_path / "runs" / "run" / "version_0" / "results.json").write_text(text)
+        assert message in refusal(capfd, "--ckpt_path", checkpoint, *output)
+    assert not (tmp_path / "out").exists()
 
 
 CONFIGS = {
