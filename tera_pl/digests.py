@@ -29,7 +29,7 @@ def digest_tensor(tensor: Tensor) -> str:
     """
     values = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    digest.update(values.reshape(-1).view(torch.uint8).numpy())
+    digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -288,8 +288,8 @@ def read_results(path: Path) -> dict[str, Any]:
 
 def _check_form(found: Any, expected: Any, path: Path, where: str) -> None:
     """Check that nested values have the keys and types of others."""
-    types = (Mapping, type(None)) if expected is None else (Mapping,)
-    if not isinstance(found, str if isinstance(expected, str) else types):
+    types: Any = str if isinstance(expected, str) else Mapping
+    if not isinstance(found, types) and not (expected is None and found is None):
         raise _damaged(path, f"{where} is {str(found)[:40]!r}: expected {_KINDS[type(expected)]}")
     for key, value in (expected or {}).items() if isinstance(expected, dict) else ():
         if key not in found:

@@ -102,7 +102,7 @@ def _read_backbone(found: Any, path: str | None, trust_remote_code: bool) -> Bac
         if not isinstance(value, str):
             raise UserError(f"--ckpt_path: the checkpoint has {value!r} as backbone.{name}")
     return Backbone(
-        path=place,
+        path=str(place),
         revision=None if path else revision,
         dtype=found["dtype"],
         pretrained=found.get("pretrained") is not False,
