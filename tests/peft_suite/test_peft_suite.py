@@ -1,21 +1,27 @@
 """PEFT's own test-suite, run against TeRA.
 
 `make venv` has fetched the tests of the installed version (`fetch.py`). The lists of configurations
-that they are parametrised with are replaced in place by ours; their classes are collected here,
-without the tests that do not use those lists (they are about other methods, and need the Hub).
+that they are parametrised with are replaced by ours; their classes are collected here, without the
+tests that do not use those lists (they are about other methods, and need the Hub). Each test runs
+with some of the configurations, in `make soak` with all.
 """
 
 import importlib
+import math
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
 import torch
+from peft import PeftConfig
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
 from tests.peft_suite.fetch import FOLDER
+from tests.soak import SOAK
 
 # Folders in the current directory of these tests. Not named after their architectures, by which
 # PEFT tells what other methods cannot do.
@@ -164,15 +170,45 @@ MIXED_CASES.append(
 
 
 def _only(suite: type, *lists: list) -> type:
-    """The class without those of its tests that none of the lists parametrises."""
-    names = {name for name in dir(suite) if name.startswith("test_")}
-    kept = {
-        name
-        for name in names
-        for mark in getattr(getattr(suite, name), "pytestmark", [])
-        if mark.name == "parametrize" and any(mark.args[1] is one for one in lists)
-    }
-    return type(suite.__name__, (suite,), dict.fromkeys(names - kept, None))
+    """The class without tests that none of the lists parametrises, and with fewer cases each."""
+    tests: dict[str, Any] = {name: None for name in dir(suite) if name.startswith("test_")}
+    for number, name in enumerate(sorted(tests)):
+        test = getattr(suite, name)
+        marks = list(getattr(test, "pytestmark", []))
+        for position, mark in enumerate(marks):
+            if mark.name == "parametrize" and any(mark.args[1] is one for one in lists):
+                cases = mark.args[1] if SOAK else _some(mark.args[1], number)
+                marks[position] = pytest.mark.parametrize(mark.args[0], cases, **mark.kwargs).mark
+                tests[name] = types.FunctionType(
+                    test.__code__, test.__globals__, name, test.__defaults__, test.__closure__
+                )
+                tests[name].__dict__.update(test.__dict__, pytestmark=marks)
+    return type(suite.__name__, (suite,), tests)
+
+
+def _some(cases: list, number: int) -> list:
+    """Of each method's cases a third, and one of the models: others for every test of PEFT's.
+
+    Every test meets every method, and every case meets many tests.
+    """
+    if all(isinstance(case, str) for case in cases):
+        return [cases[number % len(cases)]]
+    methods: dict[type, list] = {}
+    for case in cases:
+        (method, *_) = [v if isinstance(v, type) else type(v) for v in case if _is_config(v)]
+        methods.setdefault(method, []).append(case)
+    chosen = []
+    for group in methods.values():
+        take = math.ceil(len(group) / 3)
+        # Halved: the models alternate too.
+        chosen += [group[(number // 2 * take + i) % len(group)] for i in range(take)]
+    return chosen
+
+
+def _is_config(value: object) -> bool:
+    return isinstance(value, PeftConfig) or (
+        isinstance(value, type) and issubclass(value, PeftConfig)
+    )
 
 
 def test_peft_suite_is_available() -> None:
