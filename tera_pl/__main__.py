@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 
 from tera_pl.cli import guard
 from tera_pl.cli import main as run_trainer
-from tera_pl.commands import benchmark, estimate, export, report, study, theory
+from tera_pl.commands import benchmark, estimate, export, learning_rates, report, study, theory
 
 # What is no verb of the Trainer.
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "benchmark": benchmark.main,
     "estimate": estimate.main,
     "export": export.main,
+    "learning_rates": learning_rates.main,
     "report": report.main,
     "study": study.main,
     "theory": theory.main,

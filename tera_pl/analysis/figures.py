@@ -80,7 +80,7 @@ def draw_all(groups: Sequence[Group], headline: Column) -> list[Drawing]:
         Figures, and the reasons for those that are left out.
     """
     best = best_groups(groups, headline)
-    splits = tensorisations(groups)
+    splits = tensorisations(groups, headline)
     score = headline.title
     drawings: dict[str, Callable[[], Figure]] = {
         "score_against_trained": lambda: draw_scores(groups, headline),

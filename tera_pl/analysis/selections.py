@@ -36,21 +36,26 @@ def best_groups(groups: Sequence[Group], headline: Column) -> list[Group]:
     return list(best.values())
 
 
-def tensorisations(groups: Sequence[Group]) -> dict[str, Group]:
+def tensorisations(groups: Sequence[Group], headline: Column) -> dict[str, Group]:
     """Give the groups of TeRA that differ in their modes alone.
+
+    The learning rate may differ too, since it is searched for each tensorization.
 
     Args:
         groups: Groups of any method.
+        headline: The score by which one of several learning rates is chosen.
 
     Returns:
         Groups by their modes, as `output x input`. Of several such sets, that with the most.
     """
-    sets: dict[str, dict[str, Group]] = defaultdict(dict)
+    sets: dict[str, dict[str, list[Group]]] = defaultdict(lambda: defaultdict(list))
     for group in groups:
         if group.method == "TeRA":
-            rest = {k: v for k, v in group.fields.items() if not k.endswith(SIDES)}
-            sets[str(rest)][_modes(group)] = group
-    return dict(sorted(max(sets.values(), key=len, default={}).items()))
+            ignored = (*SIDES, "optimizer.lr")
+            rest = {k: v for k, v in group.fields.items() if not k.endswith(ignored)}
+            sets[str(rest)][_modes(group)].append(group)
+    most = max(sets.values(), key=len, default={})
+    return {modes: _best(most[modes], headline) for modes in sorted(most)}
 
 
 def several(splits: Mapping[str, Group]) -> Mapping[str, Group]:
@@ -134,6 +139,11 @@ def mean_spectra(run: Run) -> dict[str, np.ndarray]:
         module: np.mean([v[: min(map(len, some))] for v in some], axis=0)
         for module, some in layers.items()
     }
+
+
+def _best(groups: Sequence[Group], headline: Column) -> Group:
+    """Give the group with the best score, or the first where none has one."""
+    return max(groups, key=lambda group: mean(scores_of(group, headline) or [float("-inf")]))
 
 
 def _modes(group: Group) -> str:

@@ -11,6 +11,10 @@ ADAPTERS = {
     "TeRA": {"peft_type": "TERA", "target_modules": ["q_proj", "v_proj"], "out_modes": 2},
     "LoRA": {"peft_type": "LORA", "target_modules": ["q_proj", "v_proj"], "r": 4},
     "HiRA": {"peft_type": "HIRA", "target_modules": ["v_proj", "q_proj"], "r": 32},
+    "VeRA": {"peft_type": "VERA", "target_modules": ["q_proj", "v_proj"], "r": 256},
+    "LoRETTA": {"peft_type": "LORETTA", "target_modules": ["q_proj", "v_proj"], "r": 16},
+    "Prompt-Tuning": {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 20},
+    "P-Tuning": {"peft_type": "P_TUNING", "num_virtual_tokens": 20},
     "full": None,
 }
 

@@ -83,7 +83,7 @@ def test_one_setting_of_a_method_is_drawn_the_best(folder):
 
 def test_tensorisations_are_those_of_otherwise_equal_settings(folder):
     groups, headline = groups_of(folder)
-    splits = selections.tensorisations(groups)
+    splits = selections.tensorisations(groups, headline)
     assert {name: len(group.runs) for name, group in splits.items()} == {"2 x ?": 2, "4 x ?": 1}
     axes = figures.draw_tensorisations(splits, headline).axes[0]
     points = sorted(
@@ -97,10 +97,20 @@ def test_tensorisations_are_those_of_otherwise_equal_settings(folder):
 def test_ranks_below_sizes_are_no_tensorisation(folder):
     ranks = {"modes_pattern": {"q_proj": {"ranks": [4, 8]}}}
     write_run(folder / "ranks", {"accuracy": 0.9}, method="TeRA", adapter=ranks, **WORLD)
-    assert set(selections.tensorisations(groups_of(folder)[0])) == {"2 x ?", "4 x ?"}
+    assert set(selections.tensorisations(*groups_of(folder))) == {"2 x ?", "4 x ?"}
     sides = {"modes_pattern": {"v_proj": {"out_modes": 4}}}
     write_run(folder / "sides", {"accuracy": 0.9}, method="TeRA", adapter=sides, **WORLD)
-    assert "2 x ? v_proj.out_modes=4" in selections.tensorisations(groups_of(folder)[0])
+    assert "2 x ? v_proj.out_modes=4" in selections.tensorisations(*groups_of(folder))
+
+
+def test_one_learning_rate_of_a_tensorization_is_drawn_the_best(folder):
+    split = {"out_modes": 4}
+    for lr, score in ((0.1, 0.95), (0.2, 0.2)):
+        run = {"adapter": split, "lr": lr, "method": "TeRA"}
+        write_run(folder / f"rate{lr}", {"accuracy": score}, **run, **WORLD)
+    splits = selections.tensorisations(*groups_of(folder))
+    assert splits.keys() == {"2 x ?", "4 x ?"}
+    assert splits["4 x ?"].fields["optimizer.lr"] == 0.1
 
 
 @pytest.mark.parametrize(
