@@ -114,12 +114,11 @@ def draw_scores(groups: Sequence[Group], headline: Column) -> Figure:
 
 def _scatter(axes: Axes, groups: Sequence[Group], headline: Column) -> None:
     """Draw groups that have a score and a count."""
-    named: set[str] = set()
+    labels = _labels_with_ranks(groups)
     for group in groups:
         assert group.trained is not None
         scores = scores_of(group, headline)
         found = mean_ranks(group).values()
-        ranks = [rank for values, _ in found for rank in values]
         shares = [rank / largest for values, largest in found for rank in values]
         look = method_style(group.method)
         axes.errorbar(
@@ -131,19 +130,30 @@ def _scatter(axes: Axes, groups: Sequence[Group], headline: Column) -> None:
             linewidth=0.8,
             zorder=1,
         )
-        label = group.method + (f", rank {mean(ranks):.0f}" if ranks else "")
         axes.scatter(
             group.trained,
             mean(scores),
-            s=12 + 70 * mean(shares) if ranks else 30,
+            s=12 + 70 * mean(shares) if shares else 30,
             marker=look["marker"],
-            facecolor=look["color"] if ranks else "none",
+            facecolor=look["color"] if shares else "none",
             edgecolor=look["color"],
             alpha=0.8,
-            # Several settings of a method share a line of the legend: that of the first.
-            label=None if group.method in named else label,
+            # Several settings of a method share a line of the legend.
+            label=labels.pop(group.method, None),
         )
-        named.add(group.method)
+
+
+def _labels_with_ranks(groups: Sequence[Group]) -> dict[str, str]:
+    """Name every method with the mean rank of its updates, from the smallest to the largest."""
+    ranks: dict[str, list[float]] = defaultdict(list)
+    for group in groups:
+        found = [rank for values, _ in mean_ranks(group).values() for rank in values]
+        ranks[group.method] += [mean(found)] if found else []
+    labels = {}
+    for method, means in ranks.items():
+        span = dict.fromkeys(f"{rank:.0f}" for rank in (min(means), max(means))) if means else {}
+        labels[method] = f"{method}, rank {' to '.join(span)}" if span else method
+    return labels
 
 
 def draw_ranks(groups: Mapping[str, Group], *, by_method: bool) -> Figure:
