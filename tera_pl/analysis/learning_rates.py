@@ -73,7 +73,7 @@ class WeightChange:
         adapter = copy.deepcopy(adapter)
         adapter.task_type = None
         torch.manual_seed(seed)
-        self.model: nn.Module = get_peft_model(Projections(shapes, std), adapter)  # type: ignore[arg-type]
+        self.model: nn.Module = get_peft_model(Projections(shapes, std), adapter)
         # Dropout is noise of the measurement.
         self.model.eval()
         self.optimizer = optimizer
@@ -85,7 +85,7 @@ class WeightChange:
         self.probes = {name: draw(TOKENS, size) for name, (_, size) in shapes.items()}
         with torch.no_grad():
             self.before = self.model(self.probes)
-        with torch.no_grad(), self.model.disable_adapter():  # type: ignore[operator]
+        with torch.no_grad(), self.model.disable_adapter():
             self.size = _size(self.model(self.probes))
 
     def at(self, lr: float, distance: float) -> float:
@@ -108,7 +108,7 @@ class WeightChange:
             outputs = self.model(self.inputs)
             loss = sum((outputs[name] * c).sum() for name, c in self.coefficients.items())
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[union-attr]
+            loss.backward()
             optimizer.step()
         with torch.no_grad():
             after = self.model(self.probes)
