@@ -267,7 +267,11 @@ def add_adapter(
     if adapter.task_type is None:
         adapter.task_type = "CAUSAL_LM"
     check_targets(model, adapter)
-    return get_peft_model(model, adapter, revision=revision)
+    # Lightning builds models under `torch.device("cuda")`, where PEFT would draw the projections
+    # of VeRA and RandLoRA with a generator of the CPU.
+    with torch.device("cpu"):
+        adapted = get_peft_model(model, adapter, revision=revision)
+    return adapted if model.device.type == "meta" else adapted.to(model.device)
 
 
 def prepare_training(model: Any, backbone: Backbone) -> Any:

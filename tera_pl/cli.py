@@ -23,6 +23,7 @@ from tera_pl.callbacks import (
     BestAdapter,
     BestCheckpoint,
     Interruption,
+    MatmulPrecision,
     PrecisionGuard,
     PredictionWriter,
     RankLogger,
@@ -57,13 +58,14 @@ class TeraCLI(LightningCLI):
 
     A list in a second YAML replaces the first, so callbacks that every run needs are no list:
     `checkpoint`, `lr_monitor`, `ranks`, `predictions`, `resources`, `best_adapter`,
-    `precision_guard`, `interruption`, `results` and `tensorboard` are configured by key, and
-    `trainer.callbacks` is free for more.
+    `precision_guard`, `matmul_precision`, `interruption`, `results` and `tensorboard` are
+    configured by key, and `trainer.callbacks` is free for more.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the standard callbacks, and links so that a fact is written once."""
         parser.add_lightning_class_args(PrecisionGuard, "precision_guard")
+        parser.add_lightning_class_args(MatmulPrecision, "matmul_precision")
         parser.add_lightning_class_args(LearningRateMonitor, "lr_monitor")
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         # Its order matters: what follows describes the weights of the best checkpoint.

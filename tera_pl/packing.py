@@ -5,6 +5,7 @@ but attention works on single tokens; attention here keeps to the sequence. `ATT
 that transformers knows after this module is imported; without `lengths` it is its `sdpa`.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -16,7 +17,16 @@ from transformers.masking_utils import sdpa_mask
 
 from tera_pl.errors import UserError
 
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # torch before 2.10
+    varlen_attn = None
+
 ATTENTION = "packed_sdpa"
+# What the call below passes; the first versions of torch that have the function lack some of it.
+_HAS_VARLEN = varlen_attn is not None and {"scale", "window_size", "enable_gqa"} <= set(
+    inspect.signature(varlen_attn).parameters
+)
 
 
 def pack(batch: dict[str, Tensor]) -> dict[str, Any]:
@@ -27,14 +37,17 @@ def pack(batch: dict[str, Tensor]) -> dict[str, Any]:
 
     Returns:
         What a model with `ATTENTION` takes: `input_ids` and `position_ids`, each `(1, tokens)`,
-        the `lengths` of the sequences, and a mask that masks nothing.
+        the `lengths` of the sequences, where each begins and the last ends, `boundaries`, of shape
+        `(sequences + 1,)` in int32, and a mask that masks nothing.
     """
     mask = batch["attention_mask"].bool()
     positions = mask.cumsum(1) - 1
+    lengths = mask.sum(1)
     return {
         "input_ids": batch["input_ids"][mask].unsqueeze(0),
         "position_ids": positions[mask].unsqueeze(0),
-        "lengths": mask.sum(1).tolist(),
+        "lengths": lengths.tolist(),
+        "boundaries": F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32),
         # Four dimensions are handed on as they are; transformers would make tokens x tokens.
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=mask.device),
     }
@@ -61,7 +74,7 @@ def check_packable(config: PretrainedConfig) -> None:
         )
 
 
-def packed_attention(
+def packed_attention(  # noqa: PLR0913 - transformers calls it
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -70,9 +83,13 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     lengths: list[int] | None = None,
+    boundaries: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend causally within each sequence, or as `sdpa` does without `lengths`.
+
+    Where torch has a kernel for all sequences at once (CUDA, 16 bits, no dropout), it is one call;
+    elsewhere one call per sequence.
 
     Args:
         module: The attention layer.
@@ -83,6 +100,7 @@ def packed_attention(
         dropout: Probability of dropping an attention weight.
         scaling: Of the products of query and key.
         lengths: Lengths of the sequences, in order; they add up to `tokens`.
+        boundaries: Their running sum from zero, int32.
         **kwargs: For `sdpa`.
 
     Returns:
@@ -92,8 +110,9 @@ def packed_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    if boundaries is not None and _has_kernel(query, dropout):
+        return _attend_at_once(query, key, value, boundaries, max(lengths), scaling), None
     grouped = query.shape[1] != key.shape[1]
-    # One call per sequence: on an accelerator they are queued far ahead of the work.
     parts = zip(*(torch.split(t, lengths, dim=2) for t in (query, key, value)), strict=True)
     outputs = [
         F.scaled_dot_product_attention(
@@ -102,6 +121,53 @@ def packed_attention(
         for q, k, v in parts
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _has_kernel(query: Tensor, dropout: float) -> bool:
+    """Whether torch's kernel for sequences of various lengths takes these."""
+    return (
+        _HAS_VARLEN
+        and query.is_cuda
+        and _kernel_dtype(query) in {torch.bfloat16, torch.float16}
+        and dropout == 0
+        and query.shape[-1] % 8 == 0
+        and query.shape[-1] <= 256
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    )
+
+
+def _kernel_dtype(query: Tensor) -> torch.dtype:
+    """What autocast would make of the inputs of `scaled_dot_product_attention`."""
+    if torch.is_autocast_enabled(query.device.type):
+        return torch.get_autocast_dtype(query.device.type)
+    return query.dtype
+
+
+def _attend_at_once(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    boundaries: Tensor,
+    longest: int,
+    scaling: float | None,
+) -> Tensor:
+    """Attend causally within all sequences in one call.
+
+    Shapes are `(1, heads, tokens, size) -> (1, tokens, heads, size)`.
+    """
+    dtype = _kernel_dtype(query)
+    rows = [t.squeeze(0).transpose(0, 1).to(dtype).contiguous() for t in (query, key, value)]
+    output = varlen_attn(
+        *rows,
+        boundaries,
+        boundaries,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(-1, 0),  # causal
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output.unsqueeze(0)
 
 
 AttentionInterface.register(ATTENTION, packed_attention)

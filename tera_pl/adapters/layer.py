@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tera_pl.errors import UserError
+from tera_pl.tensor import full_float32
 
 
 class AdapterLayer(nn.Module, BaseTunerLayer):
@@ -71,6 +72,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     def release_update(self) -> None:
         """Forget what `hold_update` built."""
 
+    @full_float32()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add updates to the base weight, in float32 with one rounding each.
 

@@ -23,6 +23,7 @@ from tera_pl.analysis.spectra import (
     summarize_values,
 )
 from tera_pl.sharding import whole
+from tera_pl.tensor import full_float32
 
 
 def iter_updates(model: nn.Module, adapter_name: str = "default") -> Iterator[tuple[str, Tensor]]:
@@ -103,6 +104,7 @@ def adapted_layers(model: nn.Module, adapter_name: str = "default") -> dict[str,
 
 
 @torch.no_grad()
+@full_float32()
 def layer_update(layer: Any, adapter_name: str = "default") -> Tensor:
     """Give the true update of a layer.
 
@@ -131,6 +133,7 @@ def layer_update(layer: Any, adapter_name: str = "default") -> Tensor:
 
 
 @torch.no_grad()
+@full_float32()
 def layer_singular_values(layer: Any, adapter_name: str = "default") -> Tensor:
     """Decompose the update of a layer, by its structure where that is exact.
 

@@ -3,6 +3,7 @@
 from tera_pl.callbacks.best_adapter import BestAdapter
 from tera_pl.callbacks.best_checkpoint import BestCheckpoint
 from tera_pl.callbacks.interruption import Interruption
+from tera_pl.callbacks.matmul_precision import MatmulPrecision
 from tera_pl.callbacks.peft_comparison import PeftComparison
 from tera_pl.callbacks.precision_guard import PrecisionGuard
 from tera_pl.callbacks.predictions import PredictionWriter
@@ -15,6 +16,7 @@ __all__ = [
     "BestAdapter",
     "BestCheckpoint",
     "Interruption",
+    "MatmulPrecision",
     "PeftComparison",
     "PrecisionGuard",
     "PredictionWriter",

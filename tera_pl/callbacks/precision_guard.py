@@ -4,22 +4,29 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from tera_pl.errors import UserError
+from tera_pl.sharding import any_process
+
+# Parts of a tensor from each of which two entries are looked at.
+PARTS = 32
 
 
 class PrecisionGuard(Callback):
-    """Refuse precisions in which vectors that start at one cannot move, and check that they move.
+    """Refuse precisions in which trainable parameters cannot move, and check that they move.
 
     A trainer with `bf16-true` or `16-true` casts the adapter to 16 bits. Between 1 and 2, bfloat16
-    has steps of 2^-7: an optimizer step of 1e-3 rounds to nothing. After the first optimizer step,
-    every trained tensor that had a gradient and a learning rate must have changed.
+    has steps of 2^-7: an optimizer step of 1e-3 rounds to nothing. After the first optimizer step
+    with a learning rate, every trainable parameter that had a gradient must have changed. Of each,
+    up to 96 entries are compared, among them those with the largest gradients: a copy of all would
+    be a copy of the model in full fine-tuning.
     """
 
     def __init__(self) -> None:
-        self._before: dict[str, Tensor] | None = None
+        self._before: dict[str, tuple[Tensor, Tensor, Tensor]] | None = None
         self._done = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -34,15 +41,16 @@ class PrecisionGuard(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Remember the trained tensors before the first step with a learning rate."""
+        """Remember entries of what is trained before the first step with a learning rate."""
         # A warm-up starts at a rate of zero: its first step moves nothing, rightly.
         if self._done or not any(group["lr"] for group in optimizer.param_groups):
             return
-        self._before = {
-            name: p.detach().clone()
-            for name, p in pl_module.named_parameters()
-            if p.requires_grad and p.grad is not None and bool(p.grad.any())
-        }
+        self._before = {}
+        for name, parameter in pl_module.named_parameters():
+            if parameter.requires_grad and parameter.grad is not None:
+                values, gradient = _flat(parameter), _flat(parameter.grad)
+                places = _places(gradient)
+                self._before[name] = places, values[places], gradient[places]
 
     def on_train_batch_end(
         self,
@@ -55,12 +63,52 @@ class PrecisionGuard(Callback):
         """Compare after that step."""
         if self._before is None:
             return
-        after = dict(pl_module.named_parameters())
-        stuck = [name for name, old in self._before.items() if torch.equal(after[name], old)]
-        self._before, self._done = None, True
-        if stuck:
+        before, self._before, self._done = self._before, None, True
+        stuck = _stuck(before, dict(pl_module.named_parameters()))
+        if any_process(bool(stuck), pl_module.device):
+            example = f", for example {stuck[0]}" if stuck else " in another process"
             raise UserError(
-                f"{len(stuck)} trained tensors had a gradient but did not move in the first "
-                f"optimizer step, for example {stuck[0]} ({after[stuck[0]].dtype}): raise "
-                "model.optimizer.lr or train in a wider type"
+                f"{len(stuck)} trainable parameters had a gradient but did not move in the first "
+                f"optimizer step{example}: raise model.optimizer.lr, or train in float32 "
+                "(model.backbone.dtype float32 and trainer.precision bf16-mixed for full "
+                "fine-tuning)"
             )
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """The entries that this process has."""
+    tensor = tensor.detach()
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).reshape(-1)
+
+
+def _places(gradient: Tensor) -> Tensor:
+    """Where the largest and the smallest entry of each of `PARTS` parts are, and the last ones."""
+    length = gradient.numel() // PARTS
+    last = torch.arange(PARTS * length, gradient.numel(), device=gradient.device)
+    if not length:
+        return last
+    parts = gradient[: PARTS * length].view(PARTS, length)
+    starts = torch.arange(0, PARTS * length, length, device=gradient.device)
+    # Neither makes a tensor of the size of the gradient, as `abs` would.
+    return torch.cat([starts + parts.argmax(1), starts + parts.argmin(1), last])
+
+
+def _stuck(
+    before: dict[str, tuple[Tensor, Tensor, Tensor]], parameters: dict[str, nn.Parameter]
+) -> list[str]:
+    """Which had a gradient and are what they were."""
+    if not before:
+        return []
+    flags = [
+        gradient.any()
+        & gradient.isfinite().all()
+        & (_flat(parameters[name])[places] == values).all()
+        for name, (places, values, gradient) in before.items()
+    ]
+    # One wait for the device, not one for each tensor.
+    found = torch.stack(flags).tolist()
+    return [
+        f"{name} ({parameters[name].dtype})"
+        for name, stuck in zip(before, found, strict=True)
+        if stuck
+    ]

@@ -46,7 +46,7 @@ from tera_pl.tasks.description import (
     describe_tokenizer,
     describe_training,
 )
-from tera_pl.tasks.loss import supervised_loss
+from tera_pl.tasks.loss import prepare, supervised_loss
 from tera_pl.tasks.training_state import check_training_state
 
 Batch = Mapping[str, Any]
@@ -243,6 +243,8 @@ class CausalLMTask(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Compute the loss of a batch."""
         loss, num_tokens = self.compute_loss(batch)
+        # The one wait for the device in a step, so that no weight ever sees a NaN. It comes while
+        # the device is busy with the forward pass, and delays the backward pass by one launch.
         if not torch.isfinite(loss):
             self._tell_nonfinite(loss, batch)
             return None
@@ -357,12 +359,24 @@ class CausalLMTask(LightningModule):
             new = {key: value for key, value in settings if f"optimizer.{key}" in self.changed}
             change_optimizer(checkpoint, new)
 
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Move what the model takes; what only the host looks at stays there."""
+        moved = {key: batch[key] for key in batch if key.startswith("prompt_")}
+        moved["loss"] = self._prepare_loss(batch)
+        return {**batch, **super().transfer_batch_to_device(moved, device, dataloader_idx)}
+
     def compute_loss(self, batch: Batch) -> tuple[Tensor, int]:
         """Mean cross-entropy in nats over the supervised tokens, and how many there are."""
+        prepared = batch["loss"] if "loss" in batch else self._prepare_loss(batch)
+        return supervised_loss(self.model, prepared)
+
+    def _prepare_loss(self, batch: Batch) -> dict[str, Any]:
         attention = self.model.config.get_text_config()._attn_implementation
         # Prompt methods put their own tokens before each row.
         prompts = self.adapter is not None and self.adapter.is_prompt_learning
-        return supervised_loss(self.model, batch, packed=attention == ATTENTION and not prompts)
+        return prepare(batch, packed=attention == ATTENTION and not prompts)
 
     def _tell_nonfinite(self, loss: Tensor, batch: Batch) -> None:
         """Stop at a loss that is NaN or infinite, or tell that its batch is skipped."""

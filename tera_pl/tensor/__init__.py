@@ -12,6 +12,7 @@ from tera_pl.tensor.frozen import (
     fingerprint,
     network_keys,
 )
+from tera_pl.tensor.full_float32 import full_float32
 from tera_pl.tensor.modes import plan_modes
 from tera_pl.tensor.network import TensorNetwork, contract
 
@@ -30,6 +31,7 @@ __all__ = [
     "digest",
     "draw",
     "fingerprint",
+    "full_float32",
     "network_keys",
     "plan_modes",
 ]

@@ -22,6 +22,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from tera_pl.tensor.full_float32 import full_float32
+
 
 @dataclass(frozen=True)
 class TensorNetwork:
@@ -234,6 +236,7 @@ def build_update(network: TensorNetwork, left: Tensor, right: Tensor) -> Tensor:
     return kron_matmul_left(network.out_factors, kron_matmul(scaled, network.in_factors))
 
 
+@full_float32()
 def contract(network: TensorNetwork) -> Tensor:
     """Contract the network to its weight update (Eq. 5 and 6).
 

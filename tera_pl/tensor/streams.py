@@ -42,7 +42,7 @@ def rademacher(name: str, count: int) -> Iterator[Tensor]:
         Chunks in float64.
     """
     for start, chunk in enumerate(words(name, math.ceil(count / 32))):
-        bits = (chunk.unsqueeze(1) >> torch.arange(32)) & 1
+        bits = (chunk.unsqueeze(1) >> torch.arange(32, device="cpu")) & 1
         yield (bits * 2 - 1).reshape(-1)[: count - start * CHUNK * 32].double()
 
 

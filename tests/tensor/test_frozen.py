@@ -21,6 +21,7 @@ from tera_pl.tensor import (
     fingerprint,
     network_keys,
 )
+from tera_pl.tensor.frozen import draw_parts
 from tera_pl.tensor.streams import kac_rotation, normal_quantile, words
 
 # SHA-256 of the float32 bytes, by distribution and role. A change here is a new scheme.
@@ -51,6 +52,21 @@ def key(distribution, shape=(48, 64), role="in", seed=7):
 def test_golden_values(name):
     distribution, role = name.split("-")
     assert digest(draw(key(distribution, role=role))) == GOLDEN[name]
+
+
+@pytest.mark.parametrize("role", ["core", "in"])
+@pytest.mark.parametrize("distribution", [*DISTRIBUTIONS, "kronecker", "identity"])
+def test_draws_on_the_cpu_whatever_the_default_device(distribution, role):
+    """Lightning builds models under `torch.device("cuda")`; any device shows it."""
+    if (distribution, role) == ("identity", "core"):
+        return
+    wanted = key(distribution, (64, 64), role)
+    expected, parts = draw(wanted), draw_parts(wanted)
+    with torch.device("meta"):
+        found, found_parts = draw(wanted), draw_parts(wanted)
+    assert torch.equal(found, expected)
+    for part, other in zip(found_parts or (), parts or (), strict=True):
+        assert torch.equal(part, other)
 
 
 PROGRAM = """

@@ -1,0 +1,114 @@
+"""Every method goes the whole way on a simulated accelerator: fit, resume, test, export.
+
+Run `make soak`, which writes the table of all methods; here are those whose ways differ most.
+"""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AutoModelForCausalLM
+
+from tera_pl.cli import main
+from tera_pl.commands import export
+from tests.simulated_accelerator import NAME, Simulation, register
+from tests.test_methods import METHODS, adapter_of
+
+RADEMACHER = {"core_init": "rademacher", "factor_init": "rademacher"}
+SOAK = os.environ.get("TERA_PL_SOAK")
+SELECTED = METHODS if SOAK else ["tera", "vera", "full"]
+
+
+@pytest.fixture
+def write(write_tiny_config, tmp_path, monkeypatch):
+    """Write a configuration with a base in 16 bits, checkpointing and beams."""
+    monkeypatch.chdir(tmp_path)
+    register()
+
+    def write(name, accelerator):
+        config = yaml.safe_load(write_tiny_config(tmp_path).read_text())
+        model, trainer = config["model"]["init_args"], config["trainer"]
+        model["adapter"] = adapter_of(name)
+        if name == "tera":
+            model["adapter"]["init_args"] |= RADEMACHER
+        model["optimizer"]["init_args"]["lr"] = 0.01
+        model["schedule"]["warmup_steps"] = 1
+        model["backbone"] |= {
+            "dtype": "float32" if name == "full" else "bfloat16",
+            "attn_implementation": "packed_sdpa",
+            "gradient_checkpointing": True,
+        }
+        model["generation"] = {"max_new_tokens": 3, "num_beams": 2}
+        config["data"]["init_args"]["eval_batch_size"] = 6
+        trainer |= {
+            "accelerator": accelerator,
+            "max_steps": 4,
+            "limit_val_batches": 1,
+            "limit_test_batches": 1,
+            "gradient_clip_val": 1.0,
+        }
+        trainer["logger"]["init_args"]["name"] = accelerator
+        if accelerator == NAME:
+            trainer["strategy"] = NAME
+        config["checkpoint"] |= {"save_top_k": -1, "filename": "step{step}"}
+        path = tmp_path / f"{accelerator}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return str(path), tmp_path / "runs" / accelerator
+
+    return write
+
+
+def trained(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("name", SELECTED)
+def test_whole_way(name, write, tmp_path, tiny_backbone):
+    path, runs = write(name, NAME)
+    run, resumed = runs / "version_0", runs / "version_1"
+    with Simulation():
+        assert main(["fit", "--config", path]) == 0
+        shutil.copytree(run / "checkpoints", resumed / "checkpoints")
+        middle = str(resumed / "checkpoints" / "step2.ckpt")
+        assert main(["fit", "--config", path, "--ckpt_path", middle]) == 0
+        last = str(run / "checkpoints" / "last.ckpt")
+        assert main(["test", "--config", path, "--ckpt_path", last]) == 0
+    values = trained(run)
+    for key, value in trained(resumed).items():
+        assert torch.equal(value, values[key])
+    scores = json.loads((run / "results.json").read_text())["test"]["scores"]
+
+    if SOAK:
+        assert_like_on_the_cpu(*write(name, "cpu"), values, last, scores)
+
+    # What is exported holds the same tensors, frozen ones that PEFT draws anew included.
+    assert export.main(["--ckpt_path", last, "--output", str(tmp_path / "out")]) == 0
+    assert_exported(tmp_path / "out", name, values, tiny_backbone)
+
+
+def assert_like_on_the_cpu(path, runs, values, checkpoint, scores):
+    """To rounding: clipping takes its sums in another order."""
+    with sdpa_kernel(SDPBackend.MATH):  # as the device has no fused one
+        assert main(["fit", "--config", path]) == 0
+        assert main(["test", "--config", path, "--ckpt_path", checkpoint]) == 0
+    for key, value in trained(runs / "version_0").items():
+        torch.testing.assert_close(value, values[key], rtol=1e-4, atol=1e-5)
+    results = runs.parent / NAME / "version_0" / "results.json"
+    found = json.loads(results.read_text())["test"]["scores"]
+    assert found == pytest.approx(scores, rel=1e-5)
+
+
+def assert_exported(folder, name, values, backbone):
+    if name == "full":
+        model = AutoModelForCausalLM.from_pretrained(folder)
+    else:
+        base = AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.bfloat16)
+        model = PeftModel.from_pretrained(base, folder, is_trainable=True)
+    found = dict(model.named_parameters())
+    for key, value in values.items():
+        assert torch.equal(found[key.removeprefix("model.")], value)
