@@ -6,6 +6,7 @@ that transformers knows after this module is imported; without `lengths` it is i
 """
 
 import inspect
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -17,16 +18,20 @@ from transformers.masking_utils import sdpa_mask
 
 from tera_pl.errors import UserError
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # torch before 2.10
-    varlen_attn = None
-
 ATTENTION = "packed_sdpa"
-# What the call below passes; the first versions of torch that have the function lack some of it.
-_HAS_VARLEN = varlen_attn is not None and {"scale", "window_size", "enable_gqa"} <= set(
-    inspect.signature(varlen_attn).parameters
-)
+
+
+def _find_kernel() -> Any:
+    """Give torch's attention for sequences of various lengths, or none where it lacks a setting."""
+    try:
+        function = import_module("torch.nn.attention.varlen").varlen_attn
+    except ImportError:  # torch before 2.10
+        return None
+    settings = {"scale", "window_size", "enable_gqa"}
+    return function if settings <= inspect.signature(function).parameters.keys() else None
+
+
+varlen_attn = _find_kernel()
 
 
 def pack(batch: dict[str, Tensor]) -> dict[str, Any]:
@@ -126,7 +131,7 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it
 def _has_kernel(query: Tensor, dropout: float) -> bool:
     """Whether torch's kernel for sequences of various lengths takes these."""
     return (
-        _HAS_VARLEN
+        varlen_attn is not None
         and query.is_cuda
         and _kernel_dtype(query) in {torch.bfloat16, torch.float16}
         and dropout == 0
