@@ -9,3 +9,7 @@ class UserError(ValueError):
     """
 
     is_user_error = True
+
+
+class MissingFileError(UserError):
+    """A data file or folder that does not exist, as opposed to one that is malformed."""

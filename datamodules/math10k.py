@@ -8,9 +8,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import InstructionDataModule
 from datamodules.errors import UserError
+from datamodules.files import find_file
 from datamodules.instructions import check_size, get_instruction, make_id
 from datamodules.leaks import find_leaks
-from datamodules.records import Record, find_file, get_text, read_json
+from datamodules.records import Record, get_text, read_json
 
 Task = Literal["AQuA", "SVAMP", "gsm8k", "mawps", "AddSub", "MultiArith", "SingleEq"]
 TASKS: tuple[Task, ...] = Task.__args__  # type: ignore[attr-defined]

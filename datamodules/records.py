@@ -1,13 +1,15 @@
 """Records: what a benchmark file holds, read and checked."""
 
-import gzip
 import json
-import zlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
 from datamodules.errors import UserError
+from datamodules.files import read_text, split_lines
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Record(TypedDict):
@@ -37,65 +39,25 @@ def read_json(path: Path) -> list[Mapping[str, Any]]:
         The objects in the order of the file.
 
     Raises:
-        UserError: If the file is missing, damaged, no valid JSON, empty or holds something else
-            than objects.
+        UserError: If the file is missing, no regular file, damaged, no valid JSON, empty or holds
+            something else than objects. It names the line or the record, counted from 0.
     """
     text = read_text(path)
-    try:
-        if path.name.removesuffix(".gz").endswith(".jsonl"):
-            lines = enumerate(split_lines(text), start=1)
-            objects = [_parse_line(path, number, line) for number, line in lines if line.strip()]
-        else:
-            objects = _parse(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: no valid JSON: {error.msg}") from None
-    except _RepeatedKeyError as error:
-        raise UserError(f"{path}: key {error} twice in one object: which is meant?") from None
-    except (RecursionError, OverflowError):
-        raise UserError(f"{path}: no valid JSON: nested too deeply") from None
-    if not isinstance(objects, list):
-        raise UserError(f"{path} holds a {_kind(objects)}: expected a list of objects")
+    if path.name.removesuffix(".gz").endswith(".jsonl"):
+        lines = enumerate(split_lines(text), start=1)
+        objects = [
+            _decode(line, 0, f"{path}, line {number}", whole=True)[0]
+            for number, line in lines
+            if line.strip()
+        ]
+    else:
+        objects = list(_items(text, path))
     if not objects:
         raise UserError(f"{path} holds no records")
     for number, item in enumerate(objects):
         if not isinstance(item, dict):
             raise UserError(f"{path}, record {number}: a {_kind(item)}: expected an object")
     return objects
-
-
-def read_text(path: Path) -> str:
-    """Read a text file.
-
-    Args:
-        path: A file in UTF-8, with or without a byte order mark, compressed (`.gz`) or not.
-
-    Returns:
-        Its text.
-
-    Raises:
-        UserError: If the file is missing, damaged or not UTF-8.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    try:
-        if path.name.endswith(".gz"):
-            data = gzip.decompress(data)
-        return data.decode("utf-8-sig")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}, byte {error.start}: not UTF-8") from None
-
-
-def split_lines(text: str) -> list[str]:
-    """Split a text at line feeds, with or without a carriage return, and at nothing else.
-
-    `str.splitlines` splits at nine more characters, which may occur inside a line of data.
-    """
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    return lines[:-1] if lines[-1] == "" else lines
 
 
 def get_text(item: Mapping[str, Any], field: str, place: str, *, empty: bool = False) -> str:
@@ -120,59 +82,83 @@ def get_text(item: Mapping[str, Any], field: str, place: str, *, empty: bool = F
         raise UserError(f"{place}: field {field!r} is a {_kind(value)}: expected text")
     if not empty and not value.strip():
         raise UserError(f"{place}: field {field!r} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if not value.isascii() and _SURROGATE.search(value):
         raise UserError(f"{place}: field {field!r} holds half a surrogate pair, which is no text")
     return value
 
 
-def find_file(folder: Path, names: Sequence[str]) -> Path:
-    """Find the one file in a folder that matches a pattern.
+def _items(text: str, path: Path) -> Iterator[Any]:
+    """Yield the items of a JSON list, each decoded by itself, so that an error can name it."""
+    position = _skip(text, 0)
+    if not text.startswith("[", position):
+        value, _ = _decode(text, 0, str(path), whole=True)
+        raise UserError(f"{path} holds a {_kind(value)}: expected a list of objects")
+    position = _skip(text, position + 1)
+    number = 0
+    while number > 0 or not text.startswith("]", position):
+        place = f"{path}, record {number}"
+        item, position = _decode(text, position, place)
+        yield item
+        number += 1
+        position = _skip(text, position)
+        if text.startswith("]", position):
+            break
+        if not text.startswith(",", position):
+            raise _invalid(text, position, place, "expected ',' or ']' after the record")
+        position = _skip(text, position + 1)
+    position = _skip(text, position + 1)
+    if position < len(text):
+        raise _invalid(text, position, str(path), "extra data after the list")
 
-    Args:
-        folder: Where to look.
-        names: Patterns such as `train*.json`.
 
-    Returns:
-        The file.
-
-    Raises:
-        UserError: If there is none, or more than one.
-    """
-    found = sorted({path for name in names for path in folder.glob(name)})
-    if len(found) == 1:
-        return found[0]
-    problem = f"has {', '.join(p.name for p in found)}" if found else "has none"
-    where = folder if folder.is_dir() else f"{folder} (no such folder)"
-    raise UserError(f"{where}: expected exactly one file {' or '.join(names)}, {problem}")
-
-
-def _parse_line(path: Path, number: int, line: str) -> Any:
+def _decode(text: str, start: int, place: str, *, whole: bool = False) -> tuple[Any, int]:
+    """Decode one JSON value; give it and the position after it."""
     try:
-        return _parse(line)
+        value, end = _DECODER.raw_decode(text, _skip(text, start))
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {number}: no valid JSON: {error.msg}") from None
-    except _RepeatedKeyError as error:
-        raise UserError(f"{path}, line {number}: key {error} twice in one object") from None
+        raise _invalid(text, error.pos, place, error.msg) from None
+    except _RefusedError as error:
+        raise UserError(f"{place}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{place}: no valid JSON: nested too deeply") from None
+    except ValueError:  # Python's limit, which is there because the time grows with the square
+        raise UserError(f"{place}: an integer of more than 4,300 digits") from None
+    if whole and _skip(text, end) < len(text):
+        raise _invalid(text, end, place, "extra data after the value")
+    return value, end
 
 
-def _parse(text: str) -> Any:
-    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+def _invalid(text: str, position: int, place: str, reason: str) -> UserError:
+    line = text.count("\n", 0, position) + 1
+    where = place if ", line " in place else f"{place}, line {line}"
+    return UserError(f"{where}: no valid JSON: {reason}")
 
 
-class _RepeatedKeyError(Exception):
-    pass
+def _skip(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    assert match is not None
+    return match.end()
+
+
+class _RefusedError(Exception):
+    """What Python's decoder accepts and is not JSON, or not clear."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise _RepeatedKeyError(repr(next(key for key in keys if keys.count(key) > 1)))
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _RefusedError(f"key {twice!r} twice in one object: which is meant?")
     return found
 
 
 def _refuse_constant(name: str) -> None:
-    raise json.JSONDecodeError(f"{name} is not JSON", name, 0)
+    raise _RefusedError(f"{name} is not JSON")
+
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique)
 
 
 def _kind(value: Any) -> str:

@@ -2,13 +2,17 @@
 
 import gzip
 import json
+import os
+import socket
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules import ConvAI2, Math10k
-from datamodules.records import find_file, get_text, read_json
+from datamodules.errors import UserError
+from datamodules.files import find_file
+from datamodules.records import get_text, read_json
 from tests.soak import more
 
 GOOD = [{"a": "x"}, {"a": "y"}]
@@ -61,7 +65,12 @@ def test_only_line_feeds_end_a_line(tmp_path):
         ("a.json", '[{"a": "x"}, ["b"]]', "record 1: a list: expected an object"),
         ("a.json", "[1]", "record 0: a number"),
         ("a.json", "[null]", "record 0: a null"),
-        ("a.json", '[{"a": NaN}]', "NaN is not JSON"),
+        ("a.json", '[{"a": "x"}, {"a": NaN}]', "record 1: NaN is not JSON"),
+        ("a.json", f'[{{"a": 1}}, {{"a": {"7" * 5000}}}]', "record 1: an integer of more than"),
+        ("a.json", f'[{{"a": "x"}}, {"[" * 100_000}', "record 1: no valid JSON: nested too deeply"),
+        ("a.jsonl", '{"a": "x"}\n{"a": -Infinity}', "line 2: -Infinity is not JSON"),
+        ("a.json", '[{"a": "x"}\n{"a": "y"}]', "record 0, line 2: no valid JSON: expected ','"),
+        ("a.json", '[{"a": "x"},\n{"a": "y"', "record 1, line 2: no valid JSON"),
         ("a.json", "[" * 200_000, "nested too deeply"),
         ("a.json", b'[{"a": "\xff"}]', "byte 8: not UTF-8"),
         ("a.json.gz", gzip.compress(b"[]" * 100, mtime=0)[:-10], "is damaged"),
@@ -72,16 +81,16 @@ def test_only_line_feeds_end_a_line(tmp_path):
         ("a.json", gzip.compress(b"[{}]", mtime=0), "byte 1: not UTF-8"),
         ("a.json", json.dumps(GOOD).encode("utf-16"), "byte 0: not UTF-8"),
         ("a.json", b"\x00" * 10, "no valid JSON"),
-        ("a.json", '[{"a": "x"}] [{"a": "y"}]', "no valid JSON: Extra data"),
+        ("a.json", '[{"a": "x"}] [{"a": "y"}]', "no valid JSON: extra data"),
         ("a.json", '[{"a": "x"}', "no valid JSON"),
         ("a.json", '[{"a": "x"},]', "no valid JSON"),
         ("a.json", "[{'a': 'x'}]", "no valid JSON"),
         ("a.json", '[{"a": Infinity}]', "Infinity is not JSON"),
         ("a.json", '[{"a": "x\ny"}]', "no valid JSON: Invalid control character"),
         ("a.json", '"text"', "holds a text: expected a list"),
-        ("a.json", '[{"a": 1, "a": 2}]', "key 'a' twice"),
+        ("a.json", '[{"a": 1}, {"b": {"a": 1, "a": 2}}]', "record 1: key 'a' twice"),
         ("a.jsonl", '{"a": 1}\n{"a": 1, "a": 2}', "line 2: key 'a' twice"),
-        ("a.jsonl", '{"a": 1} {"a": 2}', "line 1: no valid JSON: Extra data"),
+        ("a.jsonl", '{"a": 1} {"a": 2}', "line 1: no valid JSON: extra data"),
         ("a.jsonl", '[{"a": "x"}]', "record 0: a list: expected an object"),
     ],
 )
@@ -96,8 +105,44 @@ def test_broken_files(name, data, message, tmp_path):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(ValueError, match=r"cannot read .*nothing\.json: No such file"):
         read_json(tmp_path / "nothing.json")
-    with pytest.raises(ValueError, match="Is a directory"):
+    with pytest.raises(ValueError, match="is a directory: expected a regular file"):
         read_json(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "json.gz"])
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "device"])
+def test_files_that_could_be_read_for_ever_are_refused_at_once(kind, suffix, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    with pytest.raises(UserError, match=f"{path} is a {kind}: expected a regular file"):
+        read_json(path)
+
+
+def test_a_file_that_expands_without_end_is_refused(tmp_path, monkeypatch):
+    """60 MB of spaces compress to 60 kB; no text does."""
+    monkeypatch.setattr("datamodules.files.LARGE", 1_000_000)
+    path = write(tmp_path / "a.json.gz", gzip.compress(b"[" + b" " * 60_000_000, mtime=0))
+    with pytest.raises(UserError, match="expands to more than 100 times its"):
+        read_json(path)
+    # A small file may: a list of a thousand equal records is one.
+    many = json.dumps(GOOD * 5_000).encode()
+    small = write(tmp_path / "b.json.gz", gzip.compress(many, mtime=0))
+    assert len(many) > 100 * small.stat().st_size
+    assert len(read_json(small)) == 10_000
+
+
+def test_a_file_that_cannot_fit_into_memory_is_refused_unread(tmp_path):
+    path = tmp_path / "a.json"
+    with path.open("wb") as file:
+        file.truncate(10**13)  # sparse: takes no room
+    with pytest.raises(UserError, match=r"a\.json holds 10000\.0 GB or more.*split the file"):
+        read_json(path)
 
 
 @pytest.mark.parametrize(
