@@ -1,4 +1,4 @@
-"""The common part of every benchmark: splits, tokenisation, loaders."""
+"""The common part of every benchmark: splits, tokenization, loaders."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datamodules.batching import EvalCollator, TrainCollator
-from datamodules.encoding import Encoding, encode, prepare_tokenizer
+from datamodules.encoding import Encoding, encode
 from datamodules.errors import UserError
-from datamodules.lengths import as_table, length_report
+from datamodules.leaks import compare_with_test, count_repeats, report_repeats
+from datamodules.lengths import as_table, length_report, longest_records
 from datamodules.loading import (
     Batches,
     EpochSampler,
@@ -24,6 +25,7 @@ from datamodules.loading import (
     TokenBudgetSampler,
 )
 from datamodules.records import Record
+from datamodules.special_tokens import prepare_tokenizer
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class InstructionDataModule(LightningDataModule):
     """Instructions and responses, with a fixed validation split of the training data.
 
     A benchmark is a subclass with `train_records` and `test_records`; all else is here. Records
-    are read, checked and tokenised in `setup`, before any weights are loaded.
+    are read, checked and tokenized in `setup`, before any weights are loaded.
 
     Args:
         tokenizer: Folder or Hub id; the command line takes the backbone's.
@@ -61,6 +63,8 @@ class InstructionDataModule(LightningDataModule):
         num_workers: Loader processes.
         tokenizer_revision: Branch, tag or commit of the tokenizer on the Hub; the command line
             takes the backbone's.
+        leaks: What to do with training questions that occur in the test data: `report` their number
+            and names, or `drop` them as well.
     """
 
     shuffle = True
@@ -76,6 +80,7 @@ class InstructionDataModule(LightningDataModule):
         protocol: str | None = None,
         num_workers: int = 0,
         tokenizer_revision: str | None = None,
+        leaks: Literal["report", "drop"] = "report",
     ) -> None:
         super().__init__()
         for name, value in (
@@ -94,6 +99,7 @@ class InstructionDataModule(LightningDataModule):
         self.held_out = split
         self.protocol = protocol
         self.num_workers = num_workers
+        self.leaks = leaks
         self._records: dict[str, Sequence[Record]] = {}
         self._encoded: dict[str, Dataset] = {}
         self._reports: dict[str, dict[str, Any]] = {}
@@ -106,17 +112,25 @@ class InstructionDataModule(LightningDataModule):
         """Read the test data."""
         raise NotImplementedError
 
+    def records_to_keep_out(self) -> list[Record]:
+        """Read the test records that training questions are compared with; empty for none."""
+        # A benchmark without test data has nothing to keep out.
+        own = type(self).test_records is not InstructionDataModule.test_records
+        return self.test_records() if own else []
+
     def setup(self, stage: str) -> None:
         """Read, check and tokenise what a stage needs."""
         if not hasattr(self, "tokenizer"):
             self.tokenizer = self._load_tokenizer()
         if stage in {"fit", "validate"} and "val" not in self._records:
-            train, val = self.split(self.train_records())
+            train, val = self.split(self._training_data())
             self._add("val", val)
             if stage == "fit":
                 self._add("train", train)
         if stage in {"test", "predict"} and "test" not in self._records:
-            self._add("test", self.test_records())
+            test = self.test_records()
+            self._count_repeats("test", test)
+            self._add("test", test)
 
     def split(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
         """Hold out the validation examples.
@@ -180,8 +194,20 @@ class InstructionDataModule(LightningDataModule):
         return self._eval_loader("test")
 
     def statistics(self) -> dict[str, Any]:
-        """Count examples and tokens by split and task, and what was cut."""
+        """Count examples and tokens by split and task, what was cut, repeats and leaks."""
         return dict(self._reports)
+
+    def longest(self, split: str) -> dict[str, tuple[int, str]]:
+        """Find the longest sequences of a split.
+
+        Args:
+            split: `train`, `val` or `test`, after `setup`.
+
+        Returns:
+            Number of tokens and id of the record, of the longest `example` (prompt and response)
+            and, where the split is generated from, of the longest `prompt`.
+        """
+        return longest_records(self._encoded[split], self._records[split])
 
     def ids_of(self, batch: Mapping[str, Any]) -> list[str]:
         """Tell which training examples a batch is made of, by their tokens.
@@ -210,15 +236,29 @@ class InstructionDataModule(LightningDataModule):
             "name": self.protocol,
             "encoding": asdict(self.encoding),
             "split": asdict(self.held_out),
+            # Dropping changes what is trained on and which records are held out.
+            **({"leaks": "drop"} if self.leaks == "drop" else {}),
         }
 
+    def _training_data(self) -> list[Record]:
+        records = self.train_records()
+        self._count_repeats("train_and_val", records)
+        leaks = compare_with_test(records, self.records_to_keep_out, self.leaks)
+        self._reports["leaks"] = leaks
+        if self.leaks == "drop":
+            records = [record for record in records if record["id"] not in leaks["found"]]
+        return records
+
+    def _count_repeats(self, name: str, records: Sequence[Record]) -> None:
+        counts = count_repeats(records)
+        self._reports.setdefault("repeats", {})[name] = counts
+        report_repeats(name, counts)
+
     def _add(self, name: str, records: Sequence[Record]) -> None:
-        self._encoded[name] = encode(records, self.tokenizer, self.encoding)
-        # From here on a record's prompt is what the model sees.
-        self._records[name] = [
-            Record(**{**record, "prompt": self.encoding.eval_prompt(record["prompt"])})
-            for record in records
-        ]
+        self._records[name] = records
+        self._encoded[name] = encode(
+            records, self.tokenizer, self.encoding, for_generation=name != "train"
+        )
         self._reports[name] = length_report(self._encoded[name], records)
         rank_zero_info(f"{name}: {as_table(self._reports[name])}")
 
@@ -245,7 +285,7 @@ class InstructionDataModule(LightningDataModule):
         return TokenBudgetSampler(lengths, tokens, torch.initial_seed(), shuffle=self.shuffle)
 
     def _eval_loader(self, name: str) -> DataLoader:
-        rows = _WithRecords(self._encoded[name], self._records[name])
+        rows = _WithRecords(self._encoded[name], self._records[name], self.encoding)
         return DataLoader(
             rows,
             batch_size=self.eval_batch_size,
@@ -265,14 +305,17 @@ class InstructionDataModule(LightningDataModule):
 
 
 class _WithRecords(torch.utils.data.Dataset):
-    """Tokenised rows, each with its record."""
+    """Tokenized rows, each with its record, whose prompt is the text that the model sees."""
 
-    def __init__(self, encoded: Dataset, records: Sequence[Record]) -> None:
+    def __init__(self, encoded: Dataset, records: Sequence[Record], encoding: Encoding) -> None:
         self.encoded = encoded
         self.records = records
+        self.encoding = encoding
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.encoded[index] | {"record": self.records[index]}
+        record = self.records[index]
+        prompt = self.encoding.eval_prompt(record["prompt"])
+        return self.encoded[index] | {"record": Record(**{**record, "prompt": prompt})}

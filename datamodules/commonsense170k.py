@@ -111,9 +111,11 @@ class Commonsense170k(InstructionDataModule):
         labels = _labels(instruction, place) if task is None else LABELS[task]
         if answer not in labels:
             raise UserError(f"{place}: answer {answer!r} is none of {', '.join(labels)}")
+        response = get_text(item, "output", place)
+        _check_response(response, answer, labels, place)
         return {
             "prompt": instruction,
-            "response": get_text(item, "output", place),
+            "response": response,
             "task": task or _family(labels),
             "reference": answer,
             "choices": labels,
@@ -132,6 +134,21 @@ def _labels(instruction: str, place: str) -> list[str]:
         f"{place}: field 'instruction' does not end in a known 'Answer format: ...': cannot tell "
         "the sub-task"
     )
+
+
+def _check_response(response: str, answer: str, labels: list[str], place: str) -> None:
+    """Refuse a response that would be scored as wrong; no published file has one."""
+    match = re.search("|".join(labels), response)
+    if match is None:
+        raise UserError(
+            f"{place}: field 'output' holds no label, field 'answer' is {answer!r}: expected "
+            f"an output such as 'the correct answer is {answer}'"
+        )
+    if match.group() != answer:
+        raise UserError(
+            f"{place}: field 'output' says {match.group()!r} (the first label in it is scored), "
+            f"field 'answer' {answer!r}: correct the one that is wrong"
+        )
 
 
 def _family(labels: list[str]) -> str:

@@ -91,17 +91,25 @@ def _parse_dialogues(path: Path) -> Iterator[tuple[str, str, str]]:
     """Yield instruction, reply and place of every turn of a file in ParlAI's format.
 
     A line is a number, then either `your persona: ...` or what the partner said, a tab and the
-    reply. The number starts again at 1 with every dialogue.
+    reply. The number starts again at 1 with every dialogue and counts its lines: where it jumps,
+    lines are lost, and histories would be wrong. No published dialogue has a jump.
     """
     persona: list[str] = []
     history: list[str] = []
+    previous = 0
     for number, line in enumerate(split_lines(read_text(path)), start=1):
         place = f"{path}, line {number}"
-        match = re.fullmatch(r"(\d+) (.*)", line)
+        match = re.fullmatch(r"([0-9]+) (.*)", line)
         if match is None:
             raise UserError(f"{place}: expected a number and a text, found {line[:60]!r}")
         if match.group(1) == "1":
             persona, history = [], []
+        elif match.group(1) != str(previous + 1):
+            raise UserError(
+                f"{place}: the number {match.group(1)[:20]} follows {previous}: expected "
+                f"{previous + 1}, or 1 for a new dialogue: are lines missing?"
+            )
+        previous = int(match.group(1))
         stated = _PERSONA.fullmatch(match.group(2))
         if stated and not history:
             persona.append(stated.group(1).strip())

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +20,8 @@ ALPACA = (
     "completes the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n"
 )
 
-SCHEME = 2  # of what `encode` returns; a new one leaves old caches alone
-CACHED_FROM = 5_000  # records; fewer are tokenised in about a second
+SCHEME = 3  # of what `encode` returns; a new one leaves old caches alone
+CACHED_FROM = 5_000  # records; fewer are tokenized in about a second
 
 
 @dataclass(frozen=True)
@@ -99,84 +99,68 @@ class Encoding:
         return self.add_bos if self.eval_add_bos is None else self.eval_add_bos
 
 
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, encoding: Encoding) -> None:
-    """Give a tokenizer what an encoding needs, or say what is missing.
-
-    Args:
-        tokenizer: Changed in place: its padding token is set.
-        encoding: What is needed.
-
-    Raises:
-        UserError: If a token is needed that the tokenizer does not have.
-    """
-    name = getattr(tokenizer, "name_or_path", "")
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer {name!r} has no eos token: generation could not end")
-    if (encoding.add_bos or encoding.bos_in_eval) and tokenizer.bos_token_id is None:
-        raise UserError(f"the tokenizer {name!r} has no bos token: set encoding.add_bos to false")
-    if encoding.pad_token is not None:
-        if encoding.pad_token not in tokenizer.get_vocab():
-            raise UserError(
-                f"encoding.pad_token: the tokenizer {name!r} has no token {encoding.pad_token!r}"
-            )
-        tokenizer.pad_token = encoding.pad_token
-    if tokenizer.pad_token_id is None:
-        raise UserError(
-            f"the tokenizer {name!r} has no pad token: set data.init_args.encoding.pad_token to "
-            f"one of its tokens, for example {tokenizer.unk_token or tokenizer.eos_token!r}"
-        )
-
-
 def encode(
     records: Sequence[Record],
     tokenizer: PreTrainedTokenizerBase,
     encoding: Encoding,
+    *,
+    for_generation: bool = True,
 ) -> Dataset:
-    """Tokenise records.
+    """Tokenize records.
 
     Args:
         records: Their prompts are instructions, not yet in a template.
         tokenizer: As `prepare_tokenizer` leaves it.
         encoding: How.
+        for_generation: Whether the prompts of generation are needed; tokenizing is most of the
+            time of a large data set.
 
     Returns:
         A dataset, one row per record, with `input_ids`, `labels` (-100 where nothing is learnt),
-        `prompt_ids` (the prompt of generation), `length` (of `input_ids`), `eval_length` (of
-        `prompt_ids`), `num_prompt_cut`, `num_response_cut` and `num_eval_prompt_cut` (tokens lost
-        to the longest lengths). Large ones are cached on disk and memory-mapped.
+        `length` (of `input_ids`), `num_supervised`, `num_prompt_cut` and `num_response_cut` (tokens
+        lost to the longest lengths); for generation also `prompt_ids`, `eval_length` (of them) and
+        `num_eval_prompt_cut`. Large ones are cached on disk and memory-mapped.
 
     Raises:
         UserError: If a response is too long and may not be cut, or nothing of an example is left
             to learn, naming the record.
     """
-    dataset = Dataset.from_list(
-        [{"prompt": r["prompt"], "response": r["response"]} for r in records]
-    )
+    texts = {"prompt": [r["prompt"] for r in records], "response": [r["response"] for r in records]}
+    dataset = Dataset.from_dict(texts)
     small = len(records) < CACHED_FROM
+    key = None if small else _cache_file(records, tokenizer, encoding, for_generation)
     with _no_progress_bar() if small else nullcontext():
         encoded = dataset.map(
             _encode_batch,
             batched=True,
             remove_columns=dataset.column_names,
-            fn_kwargs={"tokenizer": tokenizer, "encoding": encoding},
-            cache_file_name=None if small else _cache_file(records, tokenizer, encoding),
+            fn_kwargs={
+                "tokenizer": tokenizer,
+                "encoding": encoding,
+                "for_generation": for_generation,
+            },
+            cache_file_name=key,
             load_from_cache_file=True,
-            desc="tokenising",
+            desc="tokenizing",
         )
-    columns = (encoded.data.column(name).to_pylist() for name in ("num_response_cut", "num_learnt"))
-    lost = zip(records, *columns, strict=True)
-    for record, cut, learnt in lost:
+    _check_rows(records, encoded, encoding)
+    return encoded
+
+
+def _check_rows(records: Sequence[Record], encoded: Dataset, encoding: Encoding) -> None:
+    """Refuse examples that lose what they teach."""
+    columns = (encoded.data.column(n).to_numpy() for n in ("num_response_cut", "num_supervised"))
+    for record, cut, supervised in zip(records, *columns, strict=True):
         if cut and not encoding.allow_truncated_responses:
             raise UserError(
                 f"{record['id']}: the response loses {cut} tokens at encoding.max_length "
                 f"{encoding.max_length}: raise it, or set encoding.allow_truncated_responses"
             )
-        if not learnt:
+        if not supervised:
             raise UserError(
                 f"{record['id']}: nothing is left to learn at encoding.max_length "
                 f"{encoding.max_length}: raise it, or set encoding.loss_on to all"
             )
-    return encoded
 
 
 @contextmanager
@@ -189,7 +173,10 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def _cache_file(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, encoding: Encoding
+    records: Sequence[Record],
+    tokenizer: PreTrainedTokenizerBase,
+    encoding: Encoding,
+    for_generation: bool,
 ) -> str:
     """Name the cache of an encoding by all it depends on.
 
@@ -197,37 +184,64 @@ def _cache_file(
     It writes to a temporary file and renames it, so a process that is killed leaves no half cache
     and two that start together write the same.
     """
-    key = hashlib.sha256(f"{SCHEME} {sorted(asdict(encoding).items())}".encode())
+    settings = sorted(asdict(encoding).items())
+    key = hashlib.sha256(f"{SCHEME} {for_generation} {settings}".encode())
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     # Set by every call, and of no effect on the tokens.
     state["padding"] = state["truncation"] = None
     key.update(json.dumps(state, sort_keys=True).encode())
     key.update(f"{tokenizer.bos_token_id} {tokenizer.eos_token_id}".encode())
     for record in records:
-        key.update(json.dumps([record["prompt"], record["response"]]).encode())
+        for text in (record["prompt"].encode(), record["response"].encode()):
+            # With its length before it, no two lists of texts give the same bytes.
+            key.update(b"%d " % len(text) + text)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "tera_pl"
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder / f"{key.hexdigest()}.arrow")
 
 
 def _encode_batch(
-    batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, encoding: Encoding
+    batch: dict[str, list[Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    encoding: Encoding,
+    for_generation: bool,
 ) -> dict[str, list[Any]]:
     def tokens(texts: list[str]) -> list[list[int]]:
-        return tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
 
     prompts = [encoding.train_prompt(text) for text in batch["prompt"]]
-    prompt_ids = tokens(prompts)
+    prompt_ids: list[list[int]] | None = None
     if encoding.tokenize == "apart":
-        pairs = zip(prompt_ids, tokens(batch["response"]), strict=True)
-        rows = [_join(prompt, response, tokenizer, encoding) for prompt, response in pairs]
+        prompt_ids = tokens(prompts)
+        both = zip(prompt_ids, tokens(batch["response"]), strict=True)
+        rows = [_join(prompt, response, tokenizer, encoding) for prompt, response in both]
     else:
-        texts = [p + response for p, response in zip(prompts, batch["response"], strict=True)]
-        whole = zip(tokens(texts), prompt_ids, strict=True)
-        rows = [_cut(text, len(prompt), tokenizer, encoding) for text, prompt in whole]
-    evals = tokens([encoding.eval_prompt(text) for text in batch["prompt"]])
-    rows = [row | _prompt(ids, tokenizer, encoding) for row, ids in zip(rows, evals, strict=True)]
+        whole = tokens([p + r for p, r in zip(prompts, batch["response"], strict=True)])
+        lengths = _prompt_lengths(prompts, whole, tokens, encoding)
+        counted = zip(whole, lengths, strict=True)
+        rows = [_cut(text, length, tokenizer, encoding) for text, length in counted]
+    if for_generation:
+        evals = [encoding.eval_prompt(text) for text in batch["prompt"]]
+        if prompt_ids is None or evals != prompts:
+            prompt_ids = tokens(evals)
+        prompted = zip(rows, prompt_ids, strict=True)
+        rows = [row | _prompt(ids, tokenizer, encoding) for row, ids in prompted]
     return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _prompt_lengths(
+    prompts: list[str],
+    whole: list[list[int]],
+    tokens: Callable[[list[str]], list[list[int]]],
+    encoding: Encoding,
+) -> list[int]:
+    """Count the tokens of prompts where mask or cut depend on them; 0 elsewhere."""
+    fits = encoding.max_length - 2  # with both special tokens
+    needed = [encoding.loss_on == "response" or len(text) > fits for text in whole]
+    if not any(needed):
+        return [0] * len(prompts)
+    found = iter(tokens([p for p, some in zip(prompts, needed, strict=True) if some]))
+    return [len(next(found)) if some else 0 for some in needed]
 
 
 def _join(
@@ -270,7 +284,7 @@ def _row(input_ids: list[int], masked: int, prompt_cut: int, response_cut: int) 
         "labels": [-100] * masked + input_ids[masked:],
         "length": len(input_ids),
         # The first token has nothing before it to be predicted from.
-        "num_learnt": len(input_ids) - max(1, masked),
+        "num_supervised": len(input_ids) - max(1, masked),
         "num_prompt_cut": prompt_cut,
         "num_response_cut": response_cut,
     }

@@ -1,34 +1,60 @@
 """How long examples are, and what the longest lengths cut off."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
 
 from datamodules.records import Record
 
-COLUMNS = ("length", "num_prompt_cut", "num_response_cut", "num_eval_prompt_cut")
+COLUMNS = ("length", "num_prompt_cut", "num_response_cut")
+EVAL_COLUMNS = ("eval_length", "num_eval_prompt_cut")
 
 
 def length_report(encoded: Dataset, records: Sequence[Record]) -> dict[str, Any]:
     """Count examples and tokens, overall and by task.
 
     Args:
-        encoded: Tokenised records.
+        encoded: Tokenized records.
         records: The records.
 
     Returns:
         `examples`; `mean_tokens` and `max_tokens` of training examples as they are after cutting;
-        `longest_uncut`, the max_length that would cut nothing; `truncated_prompts`,
-        `truncated_responses` and `truncated_eval_prompts`, how many examples lose tokens; and
-        `by_task`, the same for each task.
+        `longest_uncut`, the max_length that would cut nothing; `truncated_prompts` and
+        `truncated_responses`, how many examples lose tokens; where there are prompts of generation
+        `max_eval_prompt_tokens` and `truncated_eval_prompts`; and `by_task`, the same for each
+        task.
     """
-    columns = [encoded.data.column(name).to_pylist() for name in COLUMNS]
-    rows: dict[str, list[tuple[int, ...]]] = {}
-    for record, *row in zip(records, *columns, strict=True):
-        rows.setdefault(record["task"], []).append(tuple(row))
-    everything = [row for some in rows.values() for row in some]
-    return _count(everything) | {"by_task": {task: _count(some) for task, some in rows.items()}}
+    names = [name for name in (*COLUMNS, *EVAL_COLUMNS) if name in encoded.column_names]
+    columns = {name: encoded.data.column(name).to_numpy() for name in names}
+    tasks: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        tasks.setdefault(record["task"], []).append(index)
+    by_task = {
+        task: _count({name: column[some] for name, column in columns.items()})
+        for task, some in tasks.items()
+    }
+    return _count(columns) | {"by_task": by_task}
+
+
+def longest_records(encoded: Dataset, records: Sequence[Record]) -> dict[str, tuple[int, str]]:
+    """Find the longest sequences.
+
+    Args:
+        encoded: Tokenized records.
+        records: The records.
+
+    Returns:
+        Tokens and id of the longest `example` and, where there are prompts of generation, of the
+        longest `prompt`.
+    """
+    found = {}
+    for name, column in (("example", "length"), ("prompt", "eval_length")):
+        if column in encoded.column_names:
+            lengths = encoded.data.column(column).to_numpy()
+            index = int(lengths.argmax())
+            found[name] = (int(lengths[index]), records[index]["id"])
+    return found
 
 
 def as_table(report: dict[str, Any]) -> str:
@@ -39,23 +65,27 @@ def as_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _count(rows: Sequence[tuple[int, ...]]) -> dict[str, Any]:
-    lengths = [row[0] for row in rows]
-    return {
-        "examples": len(rows),
-        "mean_tokens": sum(lengths) / len(rows),
-        "max_tokens": max(lengths),
-        "longest_uncut": max(length + prompt + response for length, prompt, response, _ in rows),
-        "truncated_prompts": sum(row[1] > 0 for row in rows),
-        "truncated_responses": sum(row[2] > 0 for row in rows),
-        "truncated_eval_prompts": sum(row[3] > 0 for row in rows),
+def _count(columns: Mapping[str, Any]) -> dict[str, Any]:
+    lengths, prompt_cut, response_cut = (columns[name] for name in COLUMNS)
+    counts = {
+        "examples": len(lengths),
+        "mean_tokens": float(lengths.mean()),
+        "max_tokens": int(lengths.max()),
+        "longest_uncut": int((lengths + prompt_cut + response_cut).max()),
+        "truncated_prompts": int((prompt_cut > 0).sum()),
+        "truncated_responses": int((response_cut > 0).sum()),
     }
+    if "eval_length" in columns:
+        counts["max_eval_prompt_tokens"] = int(columns["eval_length"].max())
+        counts["truncated_eval_prompts"] = int((columns["num_eval_prompt_cut"] > 0).sum())
+    return counts
 
 
 def _line(head: str, counts: dict[str, Any]) -> str:
     cut = ", ".join(
         f"{counts[f'truncated_{what}']:,} {what.replace('_', ' ')}"
         for what in ("prompts", "responses", "eval_prompts")
+        if f"truncated_{what}" in counts
     )
     return (
         f"{head}{counts['examples']:,} examples of {counts['mean_tokens']:.0f} tokens on average "

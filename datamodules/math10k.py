@@ -1,5 +1,6 @@
 """Math10k: word problems in the format of LLM-Adapters (Hu et al., 2023)."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,6 @@ from datamodules.base import InstructionDataModule
 from datamodules.errors import UserError
 from datamodules.files import find_file
 from datamodules.instructions import check_size, get_instruction, make_id
-from datamodules.leaks import find_leaks
 from datamodules.records import Record, get_text, read_json
 
 Task = Literal["AQuA", "SVAMP", "gsm8k", "mawps", "AddSub", "MultiArith", "SingleEq"]
@@ -26,7 +26,9 @@ SIZES: dict[str, int] = {
     "MultiArith": 600,
     "SingleEq": 508,
 }
-NAMED_LEAKS = 5  # in the warning; results.json has them all
+NAMED = 5  # records in a warning
+LISTED = 100  # in results.json
+TOLERANCE = 1e-3  # of numbers that are equal, as the literature has it
 
 
 class Math10k(InstructionDataModule):
@@ -40,10 +42,9 @@ class Math10k(InstructionDataModule):
         path: Folder with `<task>/test.json` and the training file.
         tasks: Test sets. The paper reports AQuA and SVAMP.
         train_file: The training file, relative to `path`.
-        leaks: What to do with training questions that occur in a test set in `path`: `report` their
-            number, or `drop` them as well. The published `math_data.json` holds most of its own
-            test questions; `math_10k.json` does not.
-        **settings: What every benchmark has.
+        **settings: What every benchmark has. `leaks` looks at every test set in `path`: the
+            published `math_data.json` holds most of its own test questions; `math_10k.json` does
+            not.
     """
 
     def __init__(
@@ -52,7 +53,6 @@ class Math10k(InstructionDataModule):
         path: str,
         tasks: list[Task] | None = None,
         train_file: str = "math_10k.json",
-        leaks: Literal["report", "drop"] = "report",
         **settings: Any,
     ) -> None:
         super().__init__(tokenizer, **settings)
@@ -61,40 +61,37 @@ class Math10k(InstructionDataModule):
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise UserError(f"data.tasks is {self.tasks}: expected sub-tasks, each once")
         self.train_file = train_file
-        self.leaks = leaks
-        self.leaked: dict[str, str] = {}
+        self._contradictions: dict[str, Any] = {}
 
     def train_records(self) -> list[Record]:
-        """Read the training file and look for test questions in it."""
+        """Read the training file, and count rationales that end in another answer."""
         path = self.path / self.train_file
         records = [
             self._record(item, f"{path}, record {number}", None)
             for number, item in enumerate(read_json(path))
         ]
-        found = find_leaks(records, self._all_test_records())
-        self.leaked = {records[index]["id"]: name for index, name in found.items()}
-        if found:
-            some = ", ".join(f"{a} is {b}" for a, b in list(self.leaked.items())[:NAMED_LEAKS])
-            what = "dropped" if self.leaks == "drop" else "kept (data.leaks: drop drops them)"
+        wrong = [record["id"] for record in records if _contradicts(record)]
+        self._contradictions = {"found": len(wrong), "of": len(records), "first": wrong[:LISTED]}
+        if wrong:
             rank_zero_warn(
-                f"{path}: {len(found)} of {len(records)} training questions occur in a test set, "
-                f"{what}: {some}{', ...' if len(found) > NAMED_LEAKS else ''}"
+                f"{path}: the output of {len(wrong):,} of {len(records):,} records ends in another "
+                f"answer than their field 'answer', or in none; all are kept: "
+                f"{', '.join(wrong[:NAMED])}{', ...' if len(wrong) > NAMED else ''}"
             )
-        if self.leaks == "drop":
-            records = [record for index, record in enumerate(records) if index not in found]
         return records
 
     def test_records(self) -> list[Record]:
         """Read the test file of every task."""
         return [record for task in self.tasks for record in self._read_test(task)]
 
-    def statistics(self) -> dict[str, Any]:
-        """Count examples and tokens as for every benchmark, and name the leaks."""
-        return super().statistics() | {"leaks": {"action": self.leaks, "found": self.leaked}}
-
-    def _all_test_records(self) -> list[Record]:
+    def records_to_keep_out(self) -> list[Record]:
+        """Read every test set in the folder, those that are not tested on too."""
         present = [task for task in TASKS if (self.path / task).is_dir()]
         return [record for task in present for record in self._read_test(task)]
+
+    def statistics(self) -> dict[str, Any]:
+        """Count as for every benchmark, and training outputs that contradict their answers."""
+        return super().statistics() | {"contradictions": self._contradictions}
 
     def _read_test(self, task: str) -> list[Record]:
         path = find_file(self.path / task, ("test.json", "test.json.gz"))
@@ -128,3 +125,13 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return abs(value) < float("inf")  # neither infinite nor NaN
+
+
+def _contradicts(record: Record) -> bool:
+    """Whether the last number, or letter of an option, in a response is not the answer."""
+    response, answer = record["response"], str(record["reference"])
+    if answer in LETTERS:
+        return re.findall(r"\b[A-E]\b", response)[-1:] != [answer]
+    numbers = re.findall(r"-?\d+\.?\d*", response.replace(",", ""))
+    expected = float(answer.replace(",", ""))
+    return not numbers or abs(float(numbers[-1]) - expected) > TOLERANCE

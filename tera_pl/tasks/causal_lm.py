@@ -47,6 +47,7 @@ from tera_pl.tasks.description import (
     describe_training,
 )
 from tera_pl.tasks.loss import prepare, supervised_loss
+from tera_pl.tasks.positions import check_positions
 from tera_pl.tasks.training_state import check_training_state
 
 Batch = Mapping[str, Any]
@@ -175,7 +176,8 @@ class CausalLMTask(LightningModule):
     def setup(self, stage: str) -> None:
         """Check configuration and adapter against the architecture, without any weights."""
         self.tokenizer = load_tokenizer(self.backbone)
-        vocab_size = load_config(self.backbone).get_text_config().vocab_size
+        config = load_config(self.backbone)
+        vocab_size = config.get_text_config().vocab_size
         if len(self.tokenizer) > vocab_size:
             raise UserError(
                 f"model.backbone.path: the tokenizer of {self.backbone.path!r} has "
@@ -183,6 +185,15 @@ class CausalLMTask(LightningModule):
             )
         if self.adapter is not None:
             add_adapter(load_meta_model(self.backbone), self.adapter)
+        if self._trainer is not None:
+            check_positions(
+                config,
+                self.trainer.datamodule,  # type: ignore[attr-defined]
+                stage,
+                virtual_tokens=getattr(self.adapter, "num_virtual_tokens", None) or 0,
+                max_new_tokens=self.generation.max_new_tokens,
+                scored=self._scores,
+            )
 
     def configure_model(self) -> None:
         """Load the backbone and inject the adapter, once."""

@@ -6,6 +6,7 @@ import pytest
 
 from datamodules import Commonsense170k, Split
 from datamodules.commonsense170k import LABELS, TASKS
+from datamodules.leaks import count_repeats, find_leaks
 
 
 def item(**changes):
@@ -69,7 +70,7 @@ def test_mixed_file_tells_tasks_by_their_labels(tmp_path, tiny_backbone):
     }
     answers = ["true", "solution2", "ending4", "option1", "answer3"]
     items = [
-        item(instruction=f"q\n\n{text}", answer=answer)
+        item(instruction=f"q\n\n{text}", answer=answer, output=f"the correct answer is {answer}")
         for text, answer in zip(texts.values(), answers, strict=True)
     ]
     (tmp_path / "commonsense_170k.json").write_text(json.dumps(items))
@@ -87,6 +88,9 @@ def test_mixed_file_tells_tasks_by_their_labels(tmp_path, tiny_backbone):
         ({"instruction": None}, r"record 0: field 'instruction' is a null"),
         ({"answer": "answer9"}, r"record 0: answer 'answer9' is none of answer1"),
         ({"answer": "Answer1"}, r"record 0: answer 'Answer1' is none of"),
+        ({"answer": "answer1"}, r"record 0: field 'output' says 'answer2' .* 'answer' 'answer1'"),
+        ({"output": "answer1 is wrong, answer2 right"}, r"'output' says 'answer1'"),
+        ({"output": "the second one"}, r"'output' holds no label, .*the correct answer is answer2"),
     ],
 )
 def test_broken_record_is_named(changes, message, tmp_path, tiny_backbone):
@@ -118,6 +122,55 @@ def test_unknown_folder_and_task(tmp_path, tiny_backbone):
         Commonsense170k(str(tiny_backbone), str(tmp_path), ["boolq", "boolq"])
 
 
+def test_training_questions_of_the_test_set_are_named_and_dropped(tmp_path, tiny_backbone):
+    train = [item(instruction=f"{i}\n\nAnswer format: answer1/answer2") for i in range(6)]
+    test = [item(instruction="4 ! answer FORMAT: answer1/answer2"), train[1]]
+    data = make(tmp_path, tiny_backbone, train=train, test=test)
+    with pytest.warns(UserWarning, match="2 of 6 training questions occur in a test set, kept"):
+        data.setup("fit")
+    leaks = data.statistics()["leaks"]
+    assert leaks == {
+        "action": "report",
+        "found": {
+            "openbookqa/train.json:1": "openbookqa/test.json:1",
+            "openbookqa/train.json:4": "openbookqa/test.json:0",
+        },
+    }
+    assert "leaks" not in data.describe_protocol()
+    dropped = make(tmp_path, tiny_backbone, train=train, test=test, leaks="drop")
+    with pytest.warns(UserWarning, match="dropped: openbookqa/train.json:1 is openbookqa/test"):
+        dropped.setup("fit")
+    counts = dropped.statistics()
+    assert counts["train"]["examples"] + counts["val"]["examples"] == 4
+    # A checkpoint of the one is not resumed with the other.
+    assert dropped.describe_protocol()["leaks"] == "drop"
+
+
+def test_training_without_a_test_set_says_what_it_did_not_compare(tmp_path, tiny_backbone):
+    data = make(tmp_path, tiny_backbone)
+    (tmp_path / "openbookqa" / "test.json").unlink()
+    with pytest.warns(UserWarning, match=r"not compared with test records: .*has none"):
+        data.setup("fit")
+    assert "has none" in data.statistics()["leaks"]["not_compared"]
+
+
+def test_a_malformed_test_set_is_found_before_training(tmp_path, tiny_backbone):
+    data = make(tmp_path, tiny_backbone, test=[item(answer="answer9")])
+    with pytest.raises(ValueError, match=r"test\.json, record 0: answer 'answer9'"):
+        data.setup("fit")
+
+
+def test_repeated_records_are_counted(tmp_path, tiny_backbone):
+    other = item(output="the correct answer is answer1", answer="answer1")
+    data = make(tmp_path, tiny_backbone, train=[item()] * 4 + [other], test=[item(), other])
+    data.setup("fit")
+    data.setup("test")
+    assert data.statistics()["repeats"] == {
+        "train_and_val": {"same_response": 3, "other_response": 1},
+        "test": {"same_response": 0, "other_response": 1},
+    }
+
+
 COUNTS = {
     "boolq": (9427, 3270),
     "piqa": (16113, 1838),
@@ -128,6 +181,11 @@ COUNTS = {
 }
 
 
+# What the published files hold, as docs/protocols.md says.
+LEAKS = {"boolq": 1, "piqa": 3, "ARC-Easy": 2}
+REPEATS = {"piqa": (6, 0), "winogrande": (2, 2), "ARC-Challenge": (1, 0), "openbookqa": (5, 0)}
+
+
 @pytest.mark.parametrize("task", COUNTS)
 def test_real_files_have_their_counts(task, shared, tiny_backbone):
     data = Commonsense170k(str(tiny_backbone), str(shared / "data" / "commonsense"), [task])
@@ -136,6 +194,9 @@ def test_real_files_have_their_counts(task, shared, tiny_backbone):
     assert {record["reference"] for record in train + test} <= set(LABELS[task])
     for record in train[:200] + test[:200]:
         assert record["response"] == f"the correct answer is {record['reference']}"
+    assert len(find_leaks(train, test)) == LEAKS.get(task, 0)
+    assert tuple(count_repeats(train).values()) == REPEATS.get(task, (0, 0))
+    assert tuple(count_repeats(test).values()) == (0, 0)
 
 
 def test_eight_tasks_are_known():

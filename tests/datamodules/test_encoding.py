@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.encoding import ALPACA, Encoding, encode, prepare_tokenizer
+from datamodules.batching import EvalCollator
+from datamodules.encoding import ALPACA, Encoding, encode
+from datamodules.special_tokens import prepare_tokenizer
 from tests.soak import more
 
 PLAIN = Encoding(template="{instruction}")
@@ -92,6 +94,62 @@ def test_cache_is_found_again_and_keyed_by_content(tokenizer, tmp_path, monkeypa
     encode(records, tokenizer, dataclasses.replace(PLAIN, add_eos=False))
     encode(records[:1], tokenizer, PLAIN)
     assert len(list(tmp_path.rglob("*.arrow"))) == 3
+
+
+@pytest.mark.parametrize("tokenize", ["apart", "together"])
+@pytest.mark.parametrize("loss_on", ["response", "all"])
+@pytest.mark.parametrize("eval_template", [None, "Question : {instruction}"])
+def test_what_is_not_needed_is_not_tokenized_and_changes_nothing(
+    tokenize, loss_on, eval_template, tokenizer
+):
+    encoding = dataclasses.replace(
+        PLAIN,
+        tokenize=tokenize,
+        loss_on=loss_on,
+        eval_template=eval_template,
+        max_length=8,
+        allow_truncated_responses=True,
+    )
+    records = [record("What color " * n, "blue green " * m) for n in (1, 2) for m in (1, 2, 3)]
+    both = encode(records, tokenizer, encoding)
+    train = encode(records, tokenizer, encoding, for_generation=False)
+    own = {"prompt_ids", "eval_length", "num_eval_prompt_cut"}
+    assert set(both.column_names) - set(train.column_names) == own
+    assert both.remove_columns(list(own)).to_list() == train.to_list()
+    for item, row in zip(records, both, strict=True):
+        prompt = tokenizer(encoding.eval_prompt(item["prompt"]), add_special_tokens=False)
+        assert row["prompt_ids"] == [tokenizer.bos_token_id, *prompt["input_ids"]]
+        whole = 2 + len(item["prompt"].split()) + len(item["response"].split())
+        assert row["num_prompt_cut"] + row["num_response_cut"] == max(0, whole - 8)
+
+
+@pytest.mark.parametrize("tokenize", ["apart", "together"])
+def test_a_pad_token_that_is_the_eos_token_costs_no_label(tokenize, tokenizer):
+    """SmolLM2 and many others pad with EOS: the end of a response is learnt all the same."""
+    records = [record("What color", "blue ."), record("What", "red")]
+    encoding = dataclasses.replace(PLAIN, tokenize=tokenize)
+    batches = {}
+    for pad in ("<pad>", "</s>"):
+        copy = type(tokenizer).from_pretrained(tokenizer.name_or_path)
+        prepare_tokenizer(copy, dataclasses.replace(encoding, pad_token=pad))
+        assert copy.pad_token == pad
+        rows = [{**row, "record": {}} for row in encode(records, copy, encoding)]
+        batches[pad] = EvalCollator(copy.pad_token_id)(rows)
+    other, same = batches["<pad>"], batches["</s>"]
+    eos = tokenizer.eos_token_id
+    assert [[t for t in row if t != -100][-1] for row in same["labels"].tolist()] == [eos, eos]
+    for name in ("labels", "attention_mask", "prompt_attention_mask"):
+        assert same[name].tolist() == other[name].tolist()
+    # A token of text that equals padding keeps its attention.
+    assert same["attention_mask"].sum().item() == sum(len(row["input_ids"]) for row in rows)
+
+
+def test_a_pad_token_that_is_a_word_is_refused(tokenizer):
+    """`null` on a command line may arrive as the text None, a word that SmolLM2 has a token for."""
+    copy = type(tokenizer).from_pretrained(tokenizer.name_or_path)
+    copy.add_tokens(["None"])
+    with pytest.raises(ValueError, match=r"pad_token: 'None' is a token of ordinary text"):
+        prepare_tokenizer(copy, dataclasses.replace(PLAIN, pad_token="None"))
 
 
 def test_template_keeps_braces_of_the_instruction():

@@ -54,17 +54,43 @@ def test_test_records_answer_with_the_answer(tmp_path, tiny_backbone):
 
 def test_leaks_are_named_and_dropped_on_demand(tmp_path, tiny_backbone):
     asked = "Tom has 2 apples, and 3 pears.  how many FRUITS?"
-    train = [item(), item(instruction="new"), item(instruction="Tom has 3 apples"), item()]
-    test = [item(instruction=asked)]
+    new = [item(instruction=f"Tom has {i} apples") for i in range(3)]
+    train, test = [item(), *new, item()], [item(instruction=asked)]
     data = make(tmp_path, tiny_backbone, train, test)
-    with pytest.warns(UserWarning, match=r"2 of 4 training questions .* SVAMP/test.json:0"):
-        kept = data.train_records()
-    assert len(kept) == 4
-    assert data.leaked == dict.fromkeys(["math_10k.json:0", "math_10k.json:3"], "SVAMP/test.json:0")
+    with pytest.warns(UserWarning, match=r"2 of 5 training questions .* SVAMP/test.json:0"):
+        data.setup("fit")
+    leaked = dict.fromkeys(["math_10k.json:0", "math_10k.json:4"], "SVAMP/test.json:0")
+    assert data.statistics()["leaks"]["found"] == leaked
     data = make(tmp_path, tiny_backbone, train, test, leaks="drop")
     with pytest.warns(UserWarning, match="dropped"):
-        kept = data.train_records()
-    assert [record["id"] for record in kept] == ["math_10k.json:1", "math_10k.json:2"]
+        data.setup("fit")
+    assert data.statistics()["train"]["examples"] == 1
+
+
+def test_sets_that_are_not_tested_on_leak_too(tmp_path, tiny_backbone):
+    data = make(tmp_path, tiny_backbone, tasks=("SVAMP", "mawps"))
+    data.tasks = ["SVAMP"]
+    assert [r["task"] for r in data.records_to_keep_out()] == ["SVAMP", "mawps"]
+
+
+def test_outputs_that_contradict_the_answer_are_counted(tmp_path, tiny_backbone):
+    """The published rationales are a language model's: some end in another answer."""
+    train = [
+        item(),
+        item(output="so 1,005.0004 is it", answer="1005"),
+        item(output="2 + 3 = 6"),
+        item(output="five"),
+        LETTER | {"output": "A is wrong, so B"},
+        LETTER | {"output": "Because of that, A."},
+    ]
+    data = make(tmp_path, tiny_backbone, train)
+    with pytest.warns(UserWarning, match=r"3 of 6 records ends in another .*math_10k.json:2, "):
+        data.train_records()
+    assert data.statistics()["contradictions"] == {
+        "found": 3,
+        "of": 6,
+        "first": ["math_10k.json:2", "math_10k.json:3", "math_10k.json:5"],
+    }
 
 
 def test_options_do_not_hide_a_leak():
@@ -110,7 +136,10 @@ def test_real_files_have_their_counts(shared, recwarn):
     )
     assert len(data.test_records()) == 254 + 1_000 + 1_319 + 238
     assert not recwarn.list
-    assert len(data.train_records()) == 2_164
+    train = data.train_records()
+    assert len(train) == 2_164
+    assert data.statistics()["contradictions"]["found"] == 2  # of the four with letters
     # AQuA and SVAMP do not leak into these; 10 questions of MAWPS do.
-    assert len(data.leaked) == 10
-    assert {name.split("/")[0] for name in data.leaked.values()} == {"mawps"}
+    found = find_leaks(train, data.records_to_keep_out())
+    assert len(found) == 10
+    assert {name.split("/")[0] for name in found.values()} == {"mawps"}

@@ -14,7 +14,8 @@ def test_splits_and_batches():
     data.setup("test")
     counts = data.statistics()
     assert [counts[name]["examples"] for name in ("train", "val", "test")] == [280, 120, 50]
-    assert all(counts[name]["truncated_prompts"] == 0 for name in counts)
+    assert all(counts[name]["truncated_prompts"] == 0 for name in ("train", "val", "test"))
+    assert counts["leaks"]["found"] == {}
     batch = next(iter(data.val_dataloader()))
     assert data.tokenizer.unk_token_id not in batch["input_ids"]
     record = batch["records"][0]

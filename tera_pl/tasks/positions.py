@@ -1,0 +1,68 @@
+"""Whether the longest sequences of a data set fit the positions of a model."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tera_pl.errors import UserError
+
+SPLITS = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("test",),
+}
+
+
+def check_positions(
+    config: Any,
+    datamodule: Any,
+    stage: str,
+    *,
+    virtual_tokens: int,
+    max_new_tokens: int,
+    scored: Callable[[str], bool],
+) -> None:
+    """Refuse sequences that are longer than a model has positions.
+
+    Beyond them a model with learnt positions crashes, and one with rotary positions answers from
+    angles that it was never trained on, without a word.
+
+    Args:
+        config: Configuration of the model. One without `max_position_embeddings` has no limit.
+        datamodule: The trainer's datamodule. One without `longest` is not checked.
+        stage: `fit`, `validate`, `test` or `predict`.
+        virtual_tokens: Tokens that a prompt method puts before every sequence.
+        max_new_tokens: Longest answer in tokens.
+        scored: Whether answers are generated in `val` or `test`.
+
+    Raises:
+        UserError: If a sequence is too long, naming its record.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions is None or not hasattr(datamodule, "longest"):
+        return
+    virtual = f", the adapter's {virtual_tokens} virtual tokens" if virtual_tokens else ""
+    for split in SPLITS[stage]:
+        longest = datamodule.longest(split)
+        tokens, record = longest["example"]
+        room = positions - virtual_tokens
+        if stage != "predict" and tokens > room:
+            raise UserError(
+                f"{record} ({split}): {tokens:,} tokens{virtual} are more than the {positions:,} "
+                f"positions of the model: set data.init_args.encoding.max_length to {room} or less"
+            )
+        if "prompt" not in longest or not (stage == "predict" or scored(split)):
+            continue
+        tokens, record = longest["prompt"]
+        room -= max_new_tokens
+        if tokens > room:
+            raise UserError(
+                f"{record} ({split}): a prompt of {tokens:,} tokens{virtual} and "
+                f"model.init_args.generation.max_new_tokens {max_new_tokens} are more than the "
+                f"{positions:,} positions of the model: set "
+                f"data.init_args.encoding.max_eval_prompt_length to {room} or less; what it cuts "
+                "is counted"
+                if room >= 2
+                else f"model.init_args.generation.max_new_tokens {max_new_tokens}{virtual}: no "
+                f"room for prompts in the {positions:,} positions of the model"
+            )
