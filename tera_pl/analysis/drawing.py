@@ -1,10 +1,12 @@
 """How figures look: colours, markers, files."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from tera_pl.analysis.groups import FULL, NAMES
 from tera_pl.whole_files import open_whole
@@ -32,6 +34,14 @@ def method_style(method: str) -> dict[str, Any]:
     return style(_ORDER.index(method) if method in _ORDER else len(_ORDER))
 
 
+def _texts(figure: Figure) -> Iterator[Text]:
+    """Give titles, labels and legends; the numbers on a logarithmic axis are formulas."""
+    for legend in figure.legends:
+        yield from legend.get_texts()
+    for axes in figure.axes:
+        yield from (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG and SVG, the same bytes for the same figure.
 
@@ -39,6 +49,8 @@ def save(figure: Figure, path: Path) -> None:
         figure: The figure.
         path: Where to, without a suffix.
     """
+    for text in _texts(figure):
+        text.set_parse_math(False)  # a `$` of a setting begins no formula
     with matplotlib.rc_context({"svg.hashsalt": path.name}):
         for suffix in SUFFIXES:
             metadata = {"Date": None} if suffix == "svg" else {"Software": None}

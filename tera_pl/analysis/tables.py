@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from tera_pl.analysis.groups import NO_ADAPTERS, Group
 from tera_pl.analysis.layouts import Column, Layout
 from tera_pl.analysis.published import Published
+from tera_pl.markup import markdown
 
 MISSING = "—"
 
@@ -118,10 +119,10 @@ def to_markdown(table: Table) -> str:
     """
     columns, sources = _with_published(table), _sources(table)
     head = ["method", "trained", "% of all", "seeds"]
-    head += [title for _, title, _ in columns]
+    head += [markdown(title) for _, title, _ in columns]
     lines = [_line(head), "|" + "---|" * len(head)]
     for row in table.rows:
-        cells = [row.label, *_counts(row)]
+        cells = [markdown(row.label), *_counts(row)]
         for column, _, is_published in columns:
             cells.append(
                 _show_published(row, column, sources, table.layout.decimals)
@@ -129,8 +130,8 @@ def to_markdown(table: Table) -> str:
                 else _show(table, row, column)
             )
         lines.append(_line(cells))
-    notes = [f"- {note}" for note in table.notes]
-    notes += [f"- [{number}] {source}" for source, number in sources.items()]
+    notes = [f"- {markdown(note)}" for note in table.notes]
+    notes += [f"- [{number}] {markdown(source)}" for source, number in sources.items()]
     return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tera_pl.callbacks.run_folder import run_folder, tensorboard
+from tera_pl.markup import code, code_block, markdown
 
 Prediction = dict[str, Any]
 
@@ -117,8 +118,8 @@ def _keep_older(path: Path) -> None:
 def _format(prediction: Prediction) -> str:
     """One prediction as Markdown; the indented block keeps line breaks and markup as they are."""
     mark = {True: "right", False: "wrong", None: "not judged"}[prediction.get("correct")]
-    prompt = "\n".join(f"    {line}" for line in prediction["prompt"].splitlines())
     return (
-        f"**{prediction['task']}** {prediction['id']}: {mark}\n\n{prompt}\n\n"
-        f"answer: `{prediction['output'].strip()}`, expected: `{prediction['reference']}`"
+        f"**{markdown(prediction['task'])}** {markdown(prediction['id'])}: {mark}\n\n"
+        f"{code_block(prediction['prompt'])}\n\n"
+        f"answer: {code(prediction['output'])}, expected: {code(prediction['reference'])}"
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from tera_pl.markup import markdown
 from tera_pl.whole_files import write_whole
 
 USE_ADAPTER = """    import tera_pl.adapters  # tells peft the method
@@ -51,7 +52,7 @@ def write_card(
     settings = results.get("settings", {})
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
-        f"# {run.parent.name}\n",
+        f"# {markdown(run.parent.name)}\n",
         USE_ADAPTER if is_adapter else USE_MODEL,
         "## Scores\n",
         _table(results.get("test", {}).get("scores", {})) or "Not tested.\n",
@@ -70,9 +71,14 @@ def write_card(
 
 
 def _table(values: dict[str, Any]) -> str:
-    rows = [f"| {key} | {value} |" for key, value in values.items() if not isinstance(value, dict)]
+    rows = [
+        f"| {markdown(key)} | {markdown(value)} |"
+        for key, value in values.items()
+        if not isinstance(value, dict)
+    ]
     return "\n".join(["| | |", "|---|---|", *rows]) + "\n" if rows else ""
 
 
 def _block(values: dict[str, Any]) -> str:
+    # JSON has no line that begins with a backtick: line ends inside its strings are escaped.
     return f"```json\n{json.dumps(values, indent=2, sort_keys=True, default=str)}\n```\n"

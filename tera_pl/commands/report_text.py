@@ -13,6 +13,7 @@ from tera_pl.analysis.figures import Drawing
 from tera_pl.analysis.groups import Group, differing
 from tera_pl.analysis.runs import Omission, Run
 from tera_pl.analysis.tables import Table, to_markdown
+from tera_pl.markup import code, code_block, html_text, markdown
 from tera_pl.whole_files import write_whole
 
 # What the paper states of its experiments.
@@ -78,12 +79,12 @@ def write_report(
     """
     parts = ["# Report", *_origin(command, sections)]
     for section in sections:
-        parts += [f"## {section.table.layout.title}, {section.backbone}", MARKS]
+        parts += [f"## {markdown(f'{section.table.layout.title}, {section.backbone}')}", MARKS]
         parts.append(to_markdown(section.table).rstrip("\n"))
         parts.append(f"Unrounded: [{section.name}.csv]({section.name}.csv).")
         if section.mixed:
             parts.append("These runs have **different protocols**, averaged as told:")
-            parts.append(_bullets(f"`{k}`: {_values(v)}" for k, v in section.mixed.items()))
+            parts.append(_bullets(f"{code(k)}: {_values(v)}" for k, v in section.mixed.items()))
         parts += ["### Figures", *_figures(section)]
         parts += ["### What differs from the paper", _bullets(_differences(section))]
         parts += ["### Settings", *_settings(section)]
@@ -95,7 +96,7 @@ def write_report(
 def _origin(command: str, sections: Sequence[Section]) -> Iterator[str]:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     yield f"Made on {today} on a machine with {os.cpu_count()} CPU cores ({platform.system()})."
-    yield f"    {command}"
+    yield code_block(command)
     environments = [run.results.get("environment", {}) for s in sections for run in s.runs]
     found: dict[str, list[str]] = defaultdict(list)
     for environment in environments:
@@ -103,7 +104,7 @@ def _origin(command: str, sections: Sequence[Section]) -> Iterator[str]:
         found["device"].append(str(environment.get("device")))
         for name, version in versions.items():
             found[name].append(str(version))
-    rows = [f"{name} {', '.join(dict.fromkeys(values))}" for name, values in found.items()]
+    rows = [markdown(f"{name} {', '.join(dict.fromkeys(v))}") for name, v in found.items()]
     yield f"{len(environments)} runs, made with: " + "; ".join(rows) + "."
 
 
@@ -111,18 +112,22 @@ def _figures(section: Section) -> Iterator[str]:
     for drawing in section.drawings:
         if drawing.figure:
             file = f"{section.name}-{drawing.name}"
-            yield f"![{drawing.caption}]({file}.png)\n\n{drawing.caption} [SVG]({file}.svg)"
+            caption = markdown(drawing.caption)
+            yield f"![{caption}]({file}.png)\n\n{caption} [SVG]({file}.svg)"
     left_out = [drawing for drawing in section.drawings if not drawing.figure]
     if left_out:
-        yield "Left out:\n\n" + _bullets(f"`{some.name}`: {some.missing}." for some in left_out)
+        yield "Left out:\n\n" + _bullets(
+            f"{code(some.name)}: {markdown(some.missing)}." for some in left_out
+        )
 
 
 def _differences(section: Section) -> Iterator[str]:
     """What is known to differ; what the paper leaves open cannot be compared."""
     if section.benchmark not in PAPER_TABLES:
-        yield f"The paper does not have {section.benchmark}."
+        yield f"The paper does not have {markdown(section.benchmark)}."
     if Path(section.backbone).name not in PAPER_BACKBONES:
-        yield f"The base model is {section.backbone}, not {' or '.join(PAPER_BACKBONES)}."
+        backbone = markdown(section.backbone)
+        yield f"The base model is {backbone}, not {' or '.join(PAPER_BACKBONES)}."
     counts = sorted({len(group.runs) for group in section.groups})
     if counts != [PAPER_SEEDS]:
         seeds = ", ".join(map(str, counts))
@@ -149,11 +154,17 @@ def _settings(section: Section) -> Iterator[str]:
     different = differing(fields)
     shared = {k: v for k, v in section.runs[0].protocol_fields.items() if k not in section.mixed}
     shared |= {k: v for k, v in fields[0].items() if k not in different}
-    yield "Shared by all runs:\n\n" + _bullets(f"`{k}`: {_values([v])}" for k, v in shared.items())
+    yield "Shared by all runs:\n\n" + _bullets(
+        f"{code(k)}: {_values([v])}" for k, v in shared.items()
+    )
     yield "By method:\n\n" + _bullets(
-        f"{group.label}: "
-        + ", ".join(
-            f"{k.removeprefix('adapter.')}={v}" for k, v in group.fields.items() if k in different
+        markdown(
+            f"{group.label}: "
+            + ", ".join(
+                f"{k.removeprefix('adapter.')}={v}"
+                for k, v in group.fields.items()
+                if k in different
+            )
         )
         for group in section.groups
         if different
@@ -165,18 +176,19 @@ def _omitted(omissions: Sequence[Omission]) -> Iterator[str]:
     for omission in omissions:
         by_reason[omission.reason].append(omission.path)
     for reason, paths in by_reason.items():
-        listed = _bullets(f"`{path}`" for path in paths)
+        listed = _bullets(code(path) for path in paths)
         # A search of the learning rate leaves dozens.
         yield (
-            f"<details><summary>{len(paths)}: {reason}</summary>\n\n{listed}\n\n</details>"
+            f"<details><summary>{len(paths)}: {html_text(reason)}</summary>\n\n{listed}\n\n"
+            "</details>"
             if len(paths) > 5
-            else f"{len(paths)}: {reason}\n\n{listed}"
+            else f"{len(paths)}: {markdown(reason)}\n\n{listed}"
         )
 
 
 def _values(values: Sequence[Any]) -> str:
     shown = (repr(value) if isinstance(value, str) and "\n" in value else value for value in values)
-    return " | ".join(f"{value}" for value in shown)
+    return " | ".join(markdown(value) for value in shown)
 
 
 def _unique(values: Iterable[Any]) -> list[Any]:
