@@ -7,7 +7,8 @@ from typing import Any
 # Backslashes before these are Markdown's own way to write them. An underscore between letters is
 # no markup, and stays as it is: most names of settings have one.
 _MARKS = re.compile(r"[\\`*\[\]<>|&~$]|(?<![^\W_])_|_(?![^\W_])")
-_NUMBER = re.compile(r"^(\d+)([.)])")
+# What would begin a heading, a list, a rule or the underline of a heading, and is no number.
+_START = re.compile(r"^([#=]|[+-](?![\w.])|\d+(?=[.)](\s|$)))")
 _LINE_ENDS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
 
@@ -25,9 +26,12 @@ def markdown(value: Any) -> str:
         a\|b \<i\>\*c\*\</i\> q_proj
     """
     text = _MARKS.sub(lambda match: "\\" + match.group(), _line(value))
-    text = _NUMBER.sub(r"\1\\\2", text)
-    # What would begin a heading, a list, a rule or the underline of a heading.
-    return "\\" + text if text[:1] in tuple("#+-=") else text
+    start = _START.match(text)
+    if start is None:
+        return text
+    # A digit cannot be escaped; what follows it can.
+    place = start.end() if text[0].isdigit() else 0
+    return f"{text[:place]}\\{text[place:]}"
 
 
 def code(value: Any) -> str:

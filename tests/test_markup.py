@@ -17,6 +17,7 @@ from tera_pl.callbacks.predictions import _format
 from tera_pl.commands.model_card import write_card
 from tera_pl.markup import code, code_block, html_text, markdown
 from tests.analysis.run_folders import write_run
+from tests.soak import more
 
 PARSER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 HOSTILE = [
@@ -104,7 +105,7 @@ def test_hostile_text_is_shown_as_it_is(value, check):
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=more(100), deadline=None)
 @given(value=TEXT)
 def test_any_text_is_shown_as_it_is(check, value):
     check("".join(c for c in value if c.isprintable() or c in "\n\t"))

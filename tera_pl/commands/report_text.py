@@ -154,9 +154,8 @@ def _settings(section: Section) -> Iterator[str]:
     different = differing(fields)
     shared = {k: v for k, v in section.runs[0].protocol_fields.items() if k not in section.mixed}
     shared |= {k: v for k, v in fields[0].items() if k not in different}
-    yield "Shared by all runs:\n\n" + _bullets(
-        f"{code(k)}: {_values([v])}" for k, v in shared.items()
-    )
+    lines = (f"{code(k)}: {_values([v])}" for k, v in shared.items())
+    yield "Shared by all runs:\n\n" + _bullets(lines)
     yield "By method:\n\n" + _bullets(
         markdown(
             f"{group.label}: "
