@@ -197,7 +197,7 @@ class InstructionDataModule(LightningDataModule):
         """Count examples and tokens by split and task, what was cut, repeats and leaks."""
         return dict(self._reports)
 
-    def longest(self, split: str) -> dict[str, tuple[int, str]]:
+    def longest_sequences(self, split: str) -> dict[str, tuple[int, str]]:
         """Find the longest sequences of a split.
 
         Args:

@@ -29,7 +29,7 @@ def check_positions(
 
     Args:
         config: Configuration of the model. One without `max_position_embeddings` has no limit.
-        datamodule: The trainer's datamodule. One without `longest` is not checked.
+        datamodule: The trainer's datamodule. One without `longest_sequences` is not checked.
         stage: `fit`, `validate`, `test` or `predict`.
         virtual_tokens: Tokens that a prompt method puts before every sequence.
         max_new_tokens: Longest answer in tokens.
@@ -39,11 +39,11 @@ def check_positions(
         UserError: If a sequence is too long, naming its record.
     """
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions is None or not hasattr(datamodule, "longest"):
+    if positions is None or not hasattr(datamodule, "longest_sequences"):
         return
     virtual = f", the adapter's {virtual_tokens} virtual tokens" if virtual_tokens else ""
     for split in SPLITS[stage]:
-        longest = datamodule.longest(split)
+        longest = datamodule.longest_sequences(split)
         tokens, record = longest["example"]
         room = positions - virtual_tokens
         if stage != "predict" and tokens > room:

@@ -16,7 +16,7 @@ class Data:
     def __init__(self, example=(50, "train.json:3"), prompt=(40, "test.json:7")):
         self.found = {"example": example, "prompt": prompt}
 
-    def longest(self, split):
+    def longest_sequences(self, split):
         return self.found if split != "train" else {"example": self.found["example"]}
 
 
