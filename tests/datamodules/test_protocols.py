@@ -135,6 +135,16 @@ def test_convai2_by_its_rule(llama):
     assert row["prompt_ids"] == llama(CONVAI2.decode())["input_ids"]
 
 
+@pytest.mark.parametrize("name", ["convai2/hira", "convai2/tera_paper"])
+def test_convai2_cuts_at_512_and_counts(llama, name):
+    """The training split is 17 times the test split, whose longest turn has 506 tokens."""
+    row = encode([record("word " * 600 + "?")], llama, settings(name))[0]
+    text = llama(CONVAI2.decode().replace("Q?", "word " * 600 + "?") + ANSWER.decode())["input_ids"]
+    assert row["input_ids"] == text[:512]
+    assert row["num_prompt_cut"] + row["num_response_cut"] == len(text) + 1 - 512
+    assert row["num_response_cut"] >= 5
+
+
 # Any text but half surrogates and what a tokenizer reads as its own tokens.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<>|"), max_size=80)
 
