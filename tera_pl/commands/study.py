@@ -155,13 +155,18 @@ def as_table(rows: Sequence[dict[str, Any]]) -> str:
     )
     lines = [head, "|" + "---|" * 9]
     lines += [
-        f"| {row['name']} | {100 * row['mean']:.1f} | {100 * row['sd']:.1f} | "
+        f"| {row['name']} | {_percent(row, 'mean')} | {_percent(row, 'sd')} | "
         f"{statistics.mean(row['losses']):.3f} | {row['lr']:g} | "
         f"{row['trained']:,} | {row['stored_bytes']:,} | {row['seconds']:.0f} | "
         f"{row['peak_memory_bytes'] / 2**20:.0f} |"
         for row in rows
     ]
     return "\n".join(lines) + "\n"
+
+
+def _percent(row: dict[str, Any], name: str) -> str:
+    """Show a score in percent: accuracies are fractions, other scores are percent already."""
+    return f"{row[name] * (100 if row['score'].startswith('accuracy') else 1):.1f}"
 
 
 def _expand(name: str, entry: Entry) -> dict[str, Entry]:
@@ -219,10 +224,16 @@ def _compare(study: Study, name: str, folder: Path, stopped: threading.Event) ->
         raise RunStoppedError(
             f"{name}: no test at {best:g} for seeds {failed}: see {study.output}/{name}"
         )
-    scores = [result["test"]["scores"][f"test/{study.score}"] for result in results]
+    scores = [result["test"]["scores"].get(f"test/{study.score}") for result in results]
+    if None in scores:
+        raise RunStoppedError(
+            f"{name}: the tests at {best:g} have no score {study.score!r}: results.json of "
+            f"{study.output}/{name} has those that are there, and says why others are missing"
+        )
     resources = results[0]["fit"]["resources"]
     return {
         "name": name,
+        "score": study.score,
         "lr": best,
         "search": {
             f"{lr:g}": result and result["scores"]["val/loss"] for lr, result in tried.items()

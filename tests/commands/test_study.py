@@ -89,6 +89,24 @@ def test_a_failed_run_is_told_and_left_out(config, calls, monkeypatch):
         study.main(["--config", str(config)])
 
 
+def test_a_score_that_the_test_lacks_is_named(config, calls, capsys):
+    config.write_text(config.read_text() + "score: average\n")
+    assert guard(lambda: study.main(["--config", str(config)])) != 0
+    assert "the tests at 0.2 have no score 'average'" in capsys.readouterr().err
+
+
+def test_accuracies_are_shown_in_percent_and_other_scores_are_percent():
+    row = {"name": "a", "mean": 0.5, "sd": 0.25, "losses": [1.0], "lr": 0.1, "seconds": 1.0}
+    row |= {"trained": 7, "stored_bytes": 28, "peak_memory_bytes": 2**20}
+    table = study.as_table(
+        [row | {"score": "accuracy_average"}, row | {"score": "average", "mean": 47.69}]
+    )
+    assert [line.split(" | ")[1:3] for line in table.splitlines()[2:]] == [
+        ["50.0", "25.0"],
+        ["47.7", "0.2"],
+    ]
+
+
 def test_a_failed_seed_fails_its_line_alone(config, calls, monkeypatch, tmp_path):
     config.write_text(config.read_text() + "  b: {config: b.yaml}\n")
     good = study._call
