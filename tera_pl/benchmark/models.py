@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
 
-# The shapes of decoder layers are the named models'; their number is small, for time and memory
-# per layer do not depend on it.
+# The shapes of decoder layers are the named models'; their number is small where it is not given,
+# for time and memory per layer do not depend on it. SmolLM2 is small enough to be whole.
 SHAPES: dict[str, dict[str, Any]] = {
     "cpu_small": {
         "hidden_size": 1024,
@@ -22,6 +22,15 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 16,
         "num_key_value_heads": 16,
         "vocab_size": 8192,
+    },
+    "smollm2_135m": {
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
     },
     "llama2_7b": {
         "hidden_size": 4096,
@@ -75,7 +84,7 @@ def build_base(shape: str, device: torch.device, dtype: torch.dtype) -> PreTrain
         The model, in training mode.
     """
     config = LlamaConfig(
-        **SHAPES[shape], num_hidden_layers=NUM_LAYERS, max_position_embeddings=32768
+        **{"num_hidden_layers": NUM_LAYERS, "max_position_embeddings": 32768} | SHAPES[shape]
     )
     torch.manual_seed(0)
     with device, default_dtype(dtype):

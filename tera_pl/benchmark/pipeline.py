@@ -10,7 +10,8 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,14 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder of pipeline.json, .md")
     options, overrides = parser.parse_known_args(args)
     rounds = []
+    progress = Progress(options.rounds * (1 + len(options.config)))
     for number in range(options.rounds):
         found = {"Trainer": _train_peer(options.peer, overrides)}
+        progress.report(f"round {number + 1}, Trainer", found["Trainer"])
         folder = options.output / "runs" / f"round{number}"
-        found |= {config.stem: _fit(config, overrides, folder) for config in options.config}
+        for config in options.config:
+            found[config.stem] = _fit(config, overrides, folder)
+            progress.report(f"round {number + 1}, {config.stem}", found[config.stem])
         rounds.append(found)
     report = {
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, torch {torch.__version__}",
@@ -63,6 +68,33 @@ def main(args: Sequence[str]) -> int:
     write_whole(options.output / "pipeline.md", table)
     sys.stdout.write(table)
     return 0
+
+
+class Progress:
+    """Report finished runs on stderr, with an estimate of the time left.
+
+    Args:
+        total: Number of runs.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+        self._start = time.monotonic()
+
+    def report(self, name: str, measured: Mapping[str, float]) -> None:
+        """Report a run.
+
+        Args:
+            name: Its name.
+            measured: What was measured, `tokens_per_second` among it.
+        """
+        self.done += 1
+        left = (time.monotonic() - self._start) / self.done * (self.total - self.done)
+        sys.stderr.write(
+            f"{self.done}/{self.total} {name}: {measured['tokens_per_second']:,.0f} tokens/s, "
+            f"about {left:.0f} s left\n"
+        )
 
 
 def as_table(rounds: Sequence[dict[str, dict[str, float]]]) -> str:

@@ -24,7 +24,6 @@ from tera_pl.errors import UserError
 from tera_pl.whole_files import write_whole
 
 FLOOR = "frozen"
-LENGTH = 256  # tokens per sequence
 NEW_TOKENS = 32
 MEASUREMENTS = ("generation", "mixed", "step", "forward")
 
@@ -46,6 +45,7 @@ def main(args: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tera_pl benchmark", description=main.__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="cpu_small")
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096], help="per step")
+    parser.add_argument("--length", type=int, default=256, help="tokens per sequence")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="of METHODS")
     parser.add_argument("--measure", choices=MEASUREMENTS, nargs="+", default=MEASUREMENTS)
     parser.add_argument("--rounds", type=int, default=9, help="of the interleaved timings")
@@ -57,8 +57,12 @@ def main(args: Sequence[str]) -> int:
         raise UserError(
             f"--methods: {', '.join(sorted(unknown))} unknown: expected {', '.join(METHODS)}"
         )
-    if any(tokens < LENGTH or tokens % LENGTH for tokens in options.tokens):
-        raise UserError(f"--tokens: {options.tokens}: expected multiples of {LENGTH}")
+    length = options.length
+    if length < 2 or any(tokens < length or tokens % length for tokens in options.tokens):
+        raise UserError(
+            f"--tokens {options.tokens} --length {length}: expected multiples of a length of at "
+            "least 2"
+        )
     device = torch.device(options.device)
     dtype = options.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     base = build_base(options.shape, device, DTYPES[dtype])
@@ -69,11 +73,11 @@ def main(args: Sequence[str]) -> int:
     if "mixed" in options.measure:
         measured |= time_mixed_batches(base, options.methods, FLOOR, options.rounds, device)
     for tokens in options.tokens:
-        ids = torch.randint(base.config.vocab_size, (tokens // LENGTH, LENGTH), device=device)
+        ids = torch.randint(base.config.vocab_size, (tokens // length, length), device=device)
         for name, time_them in (("step", _time_steps), ("forward", _time_forwards)):
             if name in options.measure:
                 measured[f"{name}, {tokens} tokens"] = time_them(base, models, ids, options.rounds)
-    ids = torch.randint(base.config.vocab_size, (options.tokens[-1] // LENGTH, LENGTH)).to(device)
+    ids = torch.randint(base.config.vocab_size, (options.tokens[-1] // length, length)).to(device)
     memory = {FLOOR: _memory(_floor_step(base, ids), base, device)}
     memory |= {name: _memory(_step(m, ids), m, device) for name, m in models.items()}
     report = {
@@ -83,6 +87,7 @@ def main(args: Sequence[str]) -> int:
         "rounds": options.rounds,
         "timings": {k: {n: asdict(t) for n, t in v.items()} for k, v in measured.items()},
         "memory_bytes": memory,
+        "length": length,
         "memory_tokens": options.tokens[-1],
     }
     table = _table(measured, memory)

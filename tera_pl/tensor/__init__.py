@@ -1,7 +1,7 @@
 """The mathematics of TeRA as functions of tensors."""
 
 from tera_pl.tensor.application import apply, apply_linear, apply_mixed
-from tera_pl.tensor.compute import Compute, choose_compute
+from tera_pl.tensor.compute import Compute, NetworkShape, choose_compute
 from tera_pl.tensor.frozen import (
     CoreInit,
     FactorInit,
@@ -22,6 +22,7 @@ __all__ = [
     "FactorInit",
     "FrozenKey",
     "FrozenTensor",
+    "NetworkShape",
     "TensorNetwork",
     "apply",
     "apply_linear",

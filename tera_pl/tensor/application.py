@@ -3,7 +3,8 @@
 Notation as in `tera_pl.tensor.network`; T is the number of rows (tokens). Frozen tensors are held
 by reference: they belong to the model. For backward are saved: through the factors `M x`, which
 layers that read the same input share, and the core's product; through the update the input, and
-what was built if it is no larger than that. Diagonals stay in their own type, float32: what they
+what was built if it is no larger than that. With `recompute` only `M x` or the
+input are saved. Diagonals stay in their own type, float32: what they
 multiply is rounded to the type of the products once, afterwards, as mixed-precision training does
 with any weight, and their gradients are summed in float32.
 """
@@ -19,13 +20,7 @@ from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tera_pl.errors import UserError
-from tera_pl.tensor.compute import (
-    Compute,
-    choose_compute,
-    core_gradient_costs,
-    keeps_update,
-    kron_cost,
-)
+from tera_pl.tensor.compute import Compute, choose_compute, keeps_update, weight_gradient_first
 from tera_pl.tensor.network import (
     Matrices,
     TensorNetwork,
@@ -203,26 +198,32 @@ class _Factored(torch.autograd.Function):
         ctx.network = network
         network = network.cast(inner.dtype)
         with _no_autocast(inner):
-            scaled = (inner * right).to(inner.dtype)
-            after = kron_matmul(scaled, transposed(network.core_matrices))
-            ctx.save_for_backward(inner, after, left, right)
+            after = _after_core(network, inner, right)
+            kept = [] if network.recompute else [after]
+            ctx.save_for_backward(inner, left, right, *kept)
             return kron_matmul((after * left).to(inner.dtype), network.out_factors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         _refuse_second_derivative()
-        inner, after, left, right = ctx.saved_tensors
+        inner, left, right, *kept = ctx.saved_tensors
         network, dtype = ctx.network.cast(inner.dtype), inner.dtype
         grad_left = grad_right = grad_inner = None
         with _no_autocast(inner):
             grad = kron_matmul(grad.to(dtype), transposed(network.out_factors))
             if ctx.needs_input_grad[1]:
+                (after,) = kept or [_after_core(network, inner, right)]
                 grad_left = _sum_product(grad, after, left)
             if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
                 grad = kron_matmul((grad * left).to(dtype), network.core_matrices)
                 grad_right = _sum_product(grad, inner, right)
                 grad_inner = (grad * right).to(dtype)
         return grad_inner, grad_left, grad_right, None
+
+
+def _after_core(network: TensorNetwork, inner: Tensor, right: Tensor) -> Tensor:
+    """Give `u = G_k (D_R z)` of every row."""
+    return kron_matmul((inner * right).to(inner.dtype), transposed(network.core_matrices))
 
 
 class _Materialised(torch.autograd.Function):
@@ -266,7 +267,7 @@ class _FusedLinear(torch.autograd.Function):
         bias: Tensor | None,
     ) -> Tensor:
         ctx.network, ctx.weight = network, weight
-        summed = weight + build_update(network.cast(inputs.dtype), left, right)
+        summed = build_update(network.cast(inputs.dtype), left, right).add_(weight)
         _save(ctx, inputs, left, right, summed)
         # The same kernel and memory layout as the frozen layer's own: with an update of zero the
         # output is the same to the bit.
@@ -279,14 +280,15 @@ class _FusedLinear(torch.autograd.Function):
         network, grad_inputs = ctx.network.cast(inputs.dtype), None
         grads = _diagonal_grads(ctx, network, inputs, grad, left, right)
         if ctx.needs_input_grad[0]:
-            (summed,) = kept or [ctx.weight + build_update(network, left, right)]
+            (summed,) = kept or [build_update(network, left, right).add_(ctx.weight)]
             grad_inputs = (grad @ summed).reshape(inputs.shape)
         return grad_inputs, *grads, None, None, None
 
 
 def _save(ctx: Any, inputs: Tensor, left: Tensor, right: Tensor, matrix: Tensor) -> None:
     """Save for backward, with a matrix that was built if it takes no more than the input."""
-    kept = [matrix] if keeps_update(len(matrix), len(_rows(inputs))) else []
+    keeps = not ctx.network.recompute and keeps_update(len(matrix), len(_rows(inputs)))
+    kept = [matrix] if keeps else []
     ctx.save_for_backward(inputs, left, right, *kept)
 
 
@@ -298,15 +300,13 @@ def _diagonal_grads(
         return None, None
     rows = _rows(inputs)
     to_in, to_out = transposed(network.in_factors), transposed(network.out_factors)
-    modes, ranks, out_order, identity = network.product_shape()
-    weight_first, rows_first = core_gradient_costs(modes, ranks, out_order, len(rows), identity)
-    if weight_first < rows_first:
+    if weight_gradient_first(network.shape, len(rows)):
         product = kron_matmul(grad.T @ rows, to_in)
         product = kron_matmul_left(to_out, product)
     else:
         # By the network as it is: a cast one has matrices of its own, which no other layer knows.
         product = kron_matmul(grad, to_out).T @ _project(ctx.network, inputs)
-    weighted = product.to(left.dtype) * network.unfolded_core().to(left.dtype)
+    weighted = product.to(left.dtype).mul_(network.unfolded_core())
     return weighted @ right, weighted.T @ left
 
 
@@ -338,19 +338,12 @@ def _rows(inputs: Tensor) -> Tensor:
 
 def _way(network: TensorNetwork, inputs: Tensor, compute: str, *, fused: bool) -> str:
     if compute == "auto":
-        modes, ranks, out_order, identity = network.product_shape()
         return choose_compute(
-            modes,
-            ranks,
-            out_order,
+            network.shape,
             inputs.numel() // inputs.shape[-1],
             fused=fused,
             projected=_find_projection(network, inputs) is not None,
-            identity=identity,
-            core_cost=kron_cost(
-                [part.shape[1] for part in network.core_matrices],
-                [part.shape[0] for part in network.core_matrices],
-            ),
+            recompute=network.recompute,
         )
     if compute not in {"factored", "materialised"}:
         raise UserError(f"compute is {compute!r}: expected auto, factored or materialised")
@@ -360,6 +353,7 @@ def _way(network: TensorNetwork, inputs: Tensor, compute: str, *, fused: bool) -
 def _no_autocast(rows: Tensor) -> AbstractContextManager[Any]:
     # The type of the products is decided before; inside, autocast must not change it again.
     device = rows.device.type
-    if is_autocast_available(device):
+    # The meta device has none; entering the context costs more than some of the products.
+    if is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
-    return nullcontext()  # the meta device has none
+    return nullcontext()

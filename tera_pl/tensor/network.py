@@ -22,6 +22,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from tera_pl.tensor.compute import NetworkShape
 from tera_pl.tensor.full_float32 import full_float32
 
 
@@ -38,6 +39,7 @@ class TensorNetwork:
         parts: For some modes the matrices whose Kronecker product the factor is; none for the
             identity. Products go through them.
         core_parts: The matrices whose Kronecker product the unfolded core is, if it is one.
+        recompute: Whether backward computes again what forward could keep for it.
 
     Raises:
         ValueError: If numbers or shapes disagree, naming the mode.
@@ -50,6 +52,7 @@ class TensorNetwork:
     scaling: float = 1.0
     parts: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
     core_parts: Sequence[Tensor] = ()
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.factors) == len(self.vectors) == self.core.ndim:
@@ -118,22 +121,19 @@ class TensorNetwork:
             core_parts=[part.to(dtype) for part in self.core_parts],
         )
 
-    def product_shape(self) -> tuple[list[int], list[int], int, list[int]]:
-        """Give the sizes of the matrices that products go through, for `choose_compute`.
-
-        Returns:
-            Modes, ranks and number of out modes, with a mode that has parts as several, and the
-            positions of those that are the identity.
-        """
-        out, inside = list(self.out_factors), list(self.in_factors)
-        modes, ranks, identity = [], [], []
-        for position, matrix in enumerate(out + inside):
-            if isinstance(matrix, int):
-                identity.append(position)
-            rank, size = (matrix, matrix) if isinstance(matrix, int) else matrix.shape
-            modes.append(size)
-            ranks.append(rank)
-        return modes, ranks, len(out), identity
+    @property
+    def shape(self) -> NetworkShape:
+        """Sizes of the matrices that products go through; the type is that of the core."""
+        matrices = [*self.out_factors, *self.in_factors]
+        sizes = [(m, m) if isinstance(m, int) else (m.shape[0], m.shape[1]) for m in matrices]
+        return NetworkShape(
+            modes=tuple(size for _, size in sizes),
+            ranks=tuple(rank for rank, _ in sizes),
+            out_order=len(self.out_factors),
+            identity=frozenset(i for i, m in enumerate(matrices) if isinstance(m, int)),
+            core=tuple((part.shape[0], part.shape[1]) for part in self.core_matrices),
+            bits=8 * self.core.element_size(),
+        )
 
     def _matrices(self, modes: range) -> "Matrices":
         matrices: list[Tensor | int] = []
@@ -232,8 +232,12 @@ def build_update(network: TensorNetwork, left: Tensor, right: Tensor) -> Tensor:
         Matrix of shape `(out_features, in_features)`, in the type of the core.
     """
     core = network.unfolded_core()
-    scaled = (core * left.unsqueeze(1) * right).to(core.dtype)
-    return kron_matmul_left(network.out_factors, kron_matmul(scaled, network.in_factors))
+    scaled = core * left.unsqueeze(1)
+    # In place where autograd does not look: matrices of this size are most of the memory traffic.
+    scaled = scaled * right if torch.is_grad_enabled() else scaled.mul_(right)
+    return kron_matmul_left(
+        network.out_factors, kron_matmul(scaled.to(core.dtype), network.in_factors)
+    )
 
 
 @full_float32()

@@ -24,7 +24,7 @@ def test_ratios_are_medians_of_those_within_a_round():
     assert lines[3] == "| ours | 3.00 | 2.00 | 5.00 | 0.70 | 1,234 |"
 
 
-def test_both_train_on_whole_examples_of_the_same_files(tmp_path, monkeypatch):
+def test_both_train_on_whole_examples_of_the_same_files(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     small = [
         "--trainer.max_steps=2",
@@ -44,6 +44,12 @@ def test_both_train_on_whole_examples_of_the_same_files(tmp_path, monkeypatch):
     assert found["Trainer"]["train_tokens"] == found["quickstart"]["train_tokens"]
     assert report["overrides"] == small
     assert "| quickstart | " in (tmp_path / "pipeline.md").read_text()
+    progress = [line for line in capsys.readouterr().err.splitlines() if "tokens/s" in line]
+    assert [line.split(":")[0] for line in progress] == [
+        "1/2 round 1, Trainer",
+        "2/2 round 1, quickstart",
+    ]
+    assert progress[-1].endswith("about 0 s left")
 
 
 def test_a_mistake_in_a_configuration_is_one_line(capsys):

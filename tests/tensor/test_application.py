@@ -214,6 +214,28 @@ def test_a_built_matrix_is_kept_if_it_is_no_larger_than_the_input(with_layer):
     assert list(fewer.values()).count(weight.nbytes) == 1  # the input, a view of all of it
 
 
+@pytest.mark.parametrize("compute", WAYS[:2])
+@pytest.mark.parametrize("with_layer", [False, True])
+def test_recompute_saves_one_tensor_less_and_changes_no_bit(compute, with_layer):
+    network = make_network("out_split")
+    inputs, weight, _ = tensors(network, rows=network.out_features)
+
+    def run(recompute):
+        chosen = replace(network, recompute=recompute)
+        if with_layer:
+            return apply_linear(chosen, inputs, weight, None, compute)
+        return apply(chosen, inputs, compute)
+
+    def gradients(outputs):
+        return torch.autograd.grad(outputs.sin().sum(), [inputs, *network.vectors])
+
+    kept, outputs = saved_bytes(lambda: run(recompute=False))
+    fewer, again = saved_bytes(lambda: run(recompute=True))
+    assert sum(kept.values()) - sum(fewer.values()) == inputs.nbytes == weight.nbytes
+    assert torch.equal(again, outputs)
+    assert all(map(torch.equal, gradients(again), gradients(outputs)))
+
+
 @pytest.fixture
 def projections(monkeypatch):
     """How often `M x` was computed."""

@@ -1,14 +1,16 @@
 """Costs by hand, and the choice they lead to."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tera_pl.tensor import choose_compute
-from tera_pl.tensor.compute import MOVE, factored_cost, kron_cost, materialised_cost
+from tera_pl.tensor import NetworkShape, choose_compute
+from tera_pl.tensor.compute import MOVE, MOVE_16_BITS, kron_cost
 
 N = 4096
-SPLIT = {"modes": [64, 64, N], "ranks": [64, 64, N], "out_order": 2}
+SPLIT = NetworkShape((64, 64, N), (64, 64, N), out_order=2)
 SMALL = 2 * (64 + MOVE) * N  # one token through a dimension of 4096 split in 64 x 64
 WHOLE = (N + MOVE) * N  # one token through a dense factor
 
@@ -23,37 +25,60 @@ def test_identity_costs_nothing():
     moved = 5 * 12 + 5 * 3 * 7
     expected = 5 * 2 * 12 + 5 * 3 * 7 * 4 + MOVE * moved
     assert kron_cost([2, 3, 4], [5, 3, 7], identity=[1]) == expected
-    shape = SPLIT | {"identity": [2]}
-    assert factored_cost(tokens=10, **shape) == 10 * (2 * N * N + 2 * SMALL)
+    shape = replace(SPLIT, identity=frozenset([2]))
+    assert shape.factored_cost(10) == 10 * (2 * N * N + 2 * SMALL)
     # The gradient of the core is one product, whichever way.
     expected = 2 * N * SMALL + min(10 * N * N + N * SMALL, 10 * (N * N + SMALL))
-    assert materialised_cost(tokens=10, fused=True, **shape) == expected
+    assert shape.materialised_cost(10, fused=True) == expected
 
 
 def test_factored_cost_by_hand():
-    assert factored_cost(tokens=10, **SPLIT) == 10 * (2 * WHOLE + 2 * N * N + 2 * SMALL)
+    assert SPLIT.factored_cost(10) == 10 * (2 * WHOLE + 2 * N * N + 2 * SMALL)
 
 
 def test_a_projected_input_costs_neither_way():
     expected = 10 * (2 * N * N + 2 * SMALL)
-    assert factored_cost(tokens=10, projected=True, **SPLIT) == expected
+    assert SPLIT.factored_cost(10, projected=True) == expected
     # A narrow layer beside a wide one, as v beside q: T n^2 / 2 against more than that.
-    narrow = {"modes": [32, 32, N], "ranks": [32, 32, N], "out_order": 2, "fused": False}
-    assert choose_compute(tokens=N, projected=True, **narrow) == "factored"
-    assert choose_compute(tokens=N, **narrow) == "materialised"
+    narrow = NetworkShape((32, 32, N), (32, 32, N), out_order=2)
+    assert choose_compute(narrow, N, fused=False, projected=True) == "factored"
+    assert choose_compute(narrow, N, fused=False) == "materialised"
 
 
 def test_a_structured_core_costs_what_its_products_do():
     expected = 10 * (2 * WHOLE + 2 * SMALL + 2 * SMALL)
-    assert factored_cost(tokens=10, core_cost=SMALL, **SPLIT) == expected
-    both = {"modes": [64] * 4, "ranks": [64] * 4, "out_order": 2, "fused": True}
-    assert choose_compute(tokens=4 * N, core_cost=SMALL, **both) == "factored"
-    assert choose_compute(tokens=4 * N, **both) == "materialised"
+    core = ((64, 64), (64, 64))
+    assert replace(SPLIT, core=core).factored_cost(10) == expected
+    both = NetworkShape((64,) * 4, (64,) * 4, out_order=2)
+    assert choose_compute(replace(both, core=core), 4 * N, fused=True) == "factored"
+    assert choose_compute(both, 4 * N, fused=True) == "materialised"
     # Products with matrices of 32 x 32 are as slow as one with the whole, where that is small.
-    small = {"modes": [32] * 4, "ranks": [32] * 4, "out_order": 2, "fused": True}
-    cost = kron_cost([32, 32], [32, 32])
-    assert choose_compute(tokens=512, core_cost=cost, **small) == "factored"
-    assert choose_compute(tokens=8192, core_cost=cost, **small) == "materialised"
+    small = NetworkShape((32,) * 4, (32,) * 4, out_order=2, core=((32, 32), (32, 32)))
+    assert choose_compute(small, 512, fused=True) == "factored"
+    assert choose_compute(small, 8192, fused=True) == "materialised"
+
+
+def test_small_products_of_16_bits_wait_longer():
+    moved = 2 * 24 * 24
+    expected = 24 * moved + MOVE_16_BITS * moved
+    assert kron_cost([24, 24], [24, 24], move=MOVE_16_BITS) == expected
+    # Kronecker factors on SmolLM2's q_proj, 8 x 128 tokens beside a 16-bit weight: by count of
+    # products the update takes 3 (with x, with g, g^T x), dense factors take 4 through the factors.
+    factors = {"modes": (24, 24, 24, 24), "ranks": (24, 24, 24, 24), "out_order": 2}
+    kronecker = NetworkShape(**factors, core=((576, 576),), bits=16)
+    assert choose_compute(kronecker, 1024, fused=False) == "materialised"
+    dense = NetworkShape((24, 24, 576), (24, 24, 576), 2, core=((576, 576),), bits=16)
+    cheapest = {
+        shape: min(shape.factored_cost(1024), shape.materialised_cost(1024, fused=False))
+        for shape in (kronecker, dense)
+    }
+    assert cheapest[kronecker] < cheapest[dense]
+
+
+def test_what_is_not_kept_is_built_again():
+    kept = SPLIT.materialised_cost(2 * N, fused=True)
+    build = N * WHOLE + N * SMALL
+    assert SPLIT.materialised_cost(2 * N, fused=True, recompute=True) == kept + build
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -64,29 +89,29 @@ def test_materialised_cost_by_hand(fused):
     core_gradient = tokens * (WHOLE + SMALL + N * N)
     own_products = 0 if fused else 2 * tokens * N * N
     expected = 2 * build + core_gradient + own_products
-    assert materialised_cost(tokens=tokens, fused=fused, **SPLIT) == expected
+    assert SPLIT.materialised_cost(tokens, fused=fused) == expected
 
 
 def test_many_tokens_form_the_gradient_of_the_weight():
     tokens = 100 * N
     core_gradient = tokens * N * N + N * WHOLE + N * SMALL
     expected = N * WHOLE + N * SMALL + core_gradient  # built once: kept until backward
-    assert materialised_cost(tokens=tokens, fused=True, **SPLIT) == expected
+    assert SPLIT.materialised_cost(tokens, fused=True) == expected
 
 
 def test_crossover_by_hand():
     # Without the cheap side: factored 4 T n^2, materialised 2 n^3 + 2 T n^2, equal at T = n, from
     # where on the update is built once and its gradient costs T n^2 + n^3.
-    assert choose_compute(tokens=int(0.96 * N), fused=True, **SPLIT) == "factored"
-    assert choose_compute(tokens=N, fused=True, **SPLIT) == "materialised"
+    assert choose_compute(SPLIT, int(0.96 * N), fused=True) == "factored"
+    assert choose_compute(SPLIT, N, fused=True) == "materialised"
     # With two products of its own, 2 T n^2 more: 3 T n^2 + 2 n^3, equal at T = 2 n; a little
     # earlier with the cheap side, which all rows pass twice and the update's rows less often.
-    assert choose_compute(tokens=int(1.8 * N), fused=False, **SPLIT) == "factored"
-    assert choose_compute(tokens=int(2.1 * N), fused=False, **SPLIT) == "materialised"
+    assert choose_compute(SPLIT, int(1.8 * N), fused=False) == "factored"
+    assert choose_compute(SPLIT, int(2.1 * N), fused=False) == "materialised"
 
 
 @given(st.integers(0, 3 * N), st.integers(0, 3 * N), st.booleans())
 def test_once_materialised_pays_it_pays_for_more_tokens(first, second, fused):
     few, many = sorted([first, second])
-    if choose_compute(tokens=few, fused=fused, **SPLIT) == "materialised":
-        assert choose_compute(tokens=many, fused=fused, **SPLIT) == "materialised"
+    if choose_compute(SPLIT, few, fused=fused) == "materialised":
+        assert choose_compute(SPLIT, many, fused=fused) == "materialised"

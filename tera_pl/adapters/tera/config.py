@@ -47,6 +47,8 @@ class TeraConfig(AdapterConfig):
         dropout: Probability of dropping an input of the update.
         compute: How the update is applied: `factored` through the factors, `materialised` by
             building it, `auto` whichever costs less.
+        recompute: Compute again in backward what forward could keep for it, the built update or
+            the output of the core: less memory, for about one product more per layer.
         save_frozen: Save the frozen tensors in the adapter's file too. Without, they are drawn
             again from the seed and verified by their hash.
         init_weights: False draws all vectors at random, so that a fresh adapter has an effect; for
@@ -73,6 +75,7 @@ class TeraConfig(AdapterConfig):
     scaling: float = 1.0
     dropout: float = 0.0
     compute: Compute = "auto"
+    recompute: bool = False
     save_frozen: bool = False
     init_weights: bool = True
     frozen_sha256: str | None = None

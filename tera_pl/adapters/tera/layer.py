@@ -33,7 +33,8 @@ class FrozenNetwork(nn.Module):
 
     def tensors(self) -> list[FrozenTensor]:
         """List the core and the factors."""
-        return [tensor for tensor in self.modules() if isinstance(tensor, FrozenTensor)]
+        # Not `self.modules()`: this is asked in every forward pass.
+        return [self.core, *self.factors]  # type: ignore[list-item]
 
 
 class TeraLayer(AdapterLayer):
@@ -106,6 +107,7 @@ class TeraLayer(AdapterLayer):
         vectors = self.tera_vectors[adapter_name]
         assert isinstance(frozen, FrozenNetwork)
         assert isinstance(vectors, nn.ParameterList)
+        config = self.tera_config[adapter_name]
         core, *factors = frozen.tensors()
         found = {mode: factor.parts() for mode, factor in enumerate(factors)}
         return TensorNetwork(
@@ -113,9 +115,10 @@ class TeraLayer(AdapterLayer):
             [factor.value for factor in factors],
             list(vectors),
             frozen.out_order,
-            self.tera_config[adapter_name].scaling,
+            config.scaling,
             {mode: parts for mode, parts in found.items() if parts is not None},
             core.parts() or (),
+            config.recompute,
         )
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
