@@ -58,11 +58,10 @@ def main(args: Sequence[str]) -> int:
             f"--methods: {', '.join(sorted(unknown))} unknown: expected {', '.join(METHODS)}"
         )
     length = options.length
-    if length < 2 or any(tokens < length or tokens % length for tokens in options.tokens):
-        raise UserError(
-            f"--tokens {options.tokens} --length {length}: expected multiples of a length of at "
-            "least 2"
-        )
+    if length < 2:
+        raise UserError(f"--length is {length}: expected at least 2 tokens")
+    if any(tokens < length or tokens % length for tokens in options.tokens):
+        raise UserError(f"--tokens: {options.tokens}: expected multiples of {length}")
     device = torch.device(options.device)
     dtype = options.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     base = build_base(options.shape, device, DTYPES[dtype])

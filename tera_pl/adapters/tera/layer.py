@@ -34,7 +34,7 @@ class FrozenNetwork(nn.Module):
     def tensors(self) -> list[FrozenTensor]:
         """List the core and the factors."""
         # Not `self.modules()`: this is asked in every forward pass.
-        return [self.core, *self.factors]  # type: ignore[list-item]
+        return [self.core, *self.factors]
 
 
 class TeraLayer(AdapterLayer):
