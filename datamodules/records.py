@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from sys import intern
 from typing import Any, TypedDict
 
 from datamodules.errors import UserError
@@ -145,7 +146,8 @@ class _RefusedError(Exception):
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
+    # One string for a key of all records: each record is decoded by itself.
+    found = {intern(key): value for key, value in pairs}
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
