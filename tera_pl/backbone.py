@@ -203,6 +203,8 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
             f"model.backbone.path: {backbone.path!r} has no readable weights "
             f"({_first_line(error)}); {_what_to_do(backbone)}"
         ) from None
+    except (ImportError, ValueError) as error:  # an attention kernel that is unknown or missing
+        raise UserError(f"model.init_args.backbone: {_first_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
     _check_loaded(report, backbone)
@@ -264,8 +266,12 @@ def add_adapter(
         UserError: If the adapter does not fit the model.
     """
     adapter = copy.deepcopy(adapter)
-    if adapter.task_type is None:
-        adapter.task_type = "CAUSAL_LM"
+    if adapter.task_type not in {None, "CAUSAL_LM"}:
+        raise UserError(f"task_type is {adapter.task_type}: expected CAUSAL_LM, or null")
+    adapter.task_type = "CAUSAL_LM"
+    tokens = getattr(adapter, "num_virtual_tokens", 1)
+    if adapter.is_prompt_learning and (tokens is None or tokens < 1):
+        raise UserError(f"num_virtual_tokens is {tokens}: expected at least 1")
     check_targets(model, adapter)
     # Lightning builds models under `torch.device("cuda")`, where PEFT would draw the projections
     # of VeRA and RandLoRA with a generator of the CPU.

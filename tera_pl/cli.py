@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,12 @@ from jsonargparse import set_parsing_settings
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    _InstantiatorFn,
+)
 from lightning.pytorch.loggers import TensorBoardLogger
 from peft import PeftConfig
 from transformers.utils.logging import disable_progress_bar
@@ -32,11 +38,13 @@ from tera_pl.callbacks import (
     TensorBoardLayout,
 )
 from tera_pl.checkpoint_io import WholeCheckpointIO
+from tera_pl.construction import Builder, first_failure, user_errors
 from tera_pl.errors import UserError
 from tera_pl.layering import empty_mappings, expand, has_key
 from tera_pl.mistakes import Parser, is_mistake
 from tera_pl.sharded_strategy import adopt
 from tera_pl.stopped import DISK, RunStoppedError, describe_disk
+from tera_pl.trainer_settings import check_callbacks, check_trainer
 
 # Warnings about the inside of a library, or about what is meant so.
 NOISE = (
@@ -45,12 +53,19 @@ NOISE = (
     ".*gradient_checkpointing.* is deprecated.*",
     ".*args parameter is intended to run from within Python.*",
 )
+MODULES = {"model": LightningModule, "data": LightningDataModule}
 COMMANDS = ("fit", "validate", "test", "predict")
 # How long a process waits before it tells what the first of all may be telling.
 SECONDS_TO_TELL = 10
 
-# A subclass of a dataclass is accepted for `adapter` only where jsonargparse is told so.
-set_parsing_settings(subclasses_enabled=[PeftConfig])
+set_parsing_settings(
+    # A subclass of a dataclass is accepted for `adapter` only where jsonargparse is told so.
+    subclasses_enabled=[PeftConfig],
+    # Where any value may stand, a `class_path` is a value like others.
+    instantiate_subclass_spec_in_any=False,
+    # Enforces jsonargparse's own list: os, subprocess, builtins.exec and the like.
+    import_path_denylist=[],
+)
 
 
 class TeraCLI(LightningCLI):
@@ -114,6 +129,41 @@ class TeraCLI(LightningCLI):
         if path and not Path(path).is_file():
             raise UserError(f"ckpt_path: no file {path}: expected a .ckpt file of a run")
 
+    def _set_seed(self) -> None:
+        with user_errors("seed_everything"):
+            super()._set_seed()
+
+    def _build(
+        self, cls: type, *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        keys = [key for key, base in MODULES.items() if issubclass(cls, base)]
+        if not keys:
+            return self._builder(_call, cls, *args, **kwargs)
+        # Lightning's own, which keeps what `save_hyperparameters` needs.
+        build: Callable[..., Any] = partial(
+            _InstantiatorFn(self, keys[0]), applied_instantiation_links=applied_instantiation_links
+        )
+        return self._builder(build, cls, *args, **kwargs)
+
+    def instantiate_classes(self) -> None:
+        """Build task, datamodule and trainer."""
+        self.build_objects()
+        self.trainer = self.instantiate_trainer()
+
+    def build_objects(self) -> None:
+        """Build every object but the trainer; none has read anything yet.
+
+        Raises:
+            UserError: If one cannot be built.
+        """
+        self._builder = Builder(self.config[self.config.subcommand])
+        with first_failure():
+            self.config_init = self.parser.instantiate(
+                self.config, instantiators=[(self._build, object, True)]
+            )
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; what starts from a checkpoint goes on in the folder of its run."""
         checkpoint = self._get(self.config, "ckpt_path")
@@ -128,7 +178,10 @@ class TeraCLI(LightningCLI):
             }
         kwargs["plugins"] = _with_checkpoint_io(self._get(self.config_init, "trainer.plugins"))
         kwargs["strategy"] = adopt(self._get(self.config_init, "trainer.strategy"))
-        trainer = super().instantiate_trainer(**kwargs)
+        check_trainer(self._get(self.config_init, "trainer"))
+        with user_errors("trainer"):
+            trainer = super().instantiate_trainer(**kwargs)
+        check_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
         self._check_monitors(trainer)
         return trainer
 
@@ -155,14 +208,16 @@ class ConfigurationCLI(TeraCLI):
     trainer_settings: dict[str, Any]
 
     def instantiate_classes(self) -> None:
-        """Build task and datamodule; neither has read anything yet."""
-        self.config_init = self.parser.instantiate(self.config)
-        self.datamodule = self._get(self.config_init, "data")
-        self.model = self._get(self.config_init, "model")
+        """Build task and datamodule."""
+        self.build_objects()
         self.trainer_settings = self._get(self.config, "trainer").as_dict()
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run nothing."""
+
+
+def _call(cls: type, *args: Any, **kwargs: Any) -> Any:
+    return cls(*args, **kwargs)
 
 
 def _with_checkpoint_io(plugins: Any) -> list[Any]:

@@ -1,12 +1,14 @@
 """Configuration files that start from others: `base: [../../base/a100.yaml, ...]`."""
 
 import itertools
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import get_loader
 
 from tera_pl.errors import UserError
 from tera_pl.yaml_files import parse_yaml, read_yaml
@@ -24,7 +26,8 @@ def expand(args: Sequence[str] | None) -> list[str]:
         args: Command line arguments; those of the process if none are given.
 
     Returns:
-        The arguments, with `--config` repeated. A file that had `base` is replaced by its text.
+        The arguments, with `--config` repeated. A file that had `base` is replaced by its text, and
+        so is an option that is given null.
 
     Raises:
         UserError: If a file is missing, `base` is no list of files, or files start from each
@@ -35,8 +38,16 @@ def expand(args: Sequence[str] | None) -> list[str]:
     while left:
         argument = left.pop(0)
         option, equals, value = argument.partition("=")
-        if option not in OPTIONS or not (equals or left):
+        if not equals and not left:
             expanded.append(argument)
+            continue
+        if option not in OPTIONS:
+            config = _null_as_config(option, value if equals else left[0])
+            if config is None:
+                expanded.append(argument)
+            else:
+                expanded += ["--config", config]
+                del left[: 0 if equals else 1]
             continue
         value = value if equals else left.pop(0)
         for layer in _layers(value, ()):
@@ -64,6 +75,45 @@ def _layers(value: str, above: tuple[Path, ...]) -> list[str]:
     above = (*above, found_at)
     layers = [layer for base in bases for layer in _layers(str(found_at.parent / base), above)]
     return [*layers, yaml.safe_dump(config, sort_keys=False)] if config else layers
+
+
+def _null_as_config(option: str, value: str) -> str | None:
+    """Turn an option that is given null into a configuration that says the same, or give null.
+
+    jsonargparse 4.53 reads a value, then hands it down two levels of classes as text, with
+    `f"--{key}={value}"` in `adapt_class_type`: null becomes `None`, which a field for text takes.
+
+        @dataclass
+        class Inner:
+            text: str | None = "x"
+
+        class Outer:
+            def __init__(self, inner: Inner = Inner()): ...
+
+        parser = jsonargparse.ArgumentParser()
+        parser.add_subclass_arguments(Outer, "outer")
+        # Gives the text 'None' where null is expected.
+        parser.parse_args(["--outer=__main__.Outer", "--outer.init_args.inner.text=null"])
+    """
+    if not option.startswith("--") or "." not in option or option.endswith(("+", ".help")):
+        return None
+    try:
+        loaded = get_loader("yaml")(value)
+    except yaml.YAMLError:
+        return None
+    if not _has_null(loaded):
+        return None
+    for key in reversed(option.removeprefix("--").split(".")):
+        loaded = {key: loaded}
+    return json.dumps(loaded)
+
+
+def _has_null(value: Any) -> bool:
+    if isinstance(value, list | dict):
+        return any(
+            _has_null(item) for item in (value.values() if isinstance(value, dict) else value)
+        )
+    return value is None
 
 
 def empty_mappings(args: Sequence[str]) -> list[tuple[str, ...]]:

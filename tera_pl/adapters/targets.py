@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Collection
 
 from peft import PeftConfig
 from torch import nn
@@ -10,9 +11,10 @@ from tera_pl.errors import UserError
 
 
 def check_targets(model: nn.Module, config: PeftConfig) -> None:
-    """Refuse target modules that the model does not have.
+    """Refuse target modules, and modules to save, that the model does not have.
 
-    PEFT itself complains only if no target at all is found; a misspelt second one is passed over.
+    PEFT itself complains only if no target at all is found; a misspelt second one is passed over,
+    and so are modules to save.
 
     Args:
         model: The base model; the meta device will do.
@@ -21,10 +23,11 @@ def check_targets(model: nn.Module, config: PeftConfig) -> None:
     Raises:
         UserError: If a target matches no module, with the names that come nearest.
     """
+    names = [name for name, _ in model.named_modules() if name]
+    _check_list(names, "modules_to_save", getattr(config, "modules_to_save", None) or ())
     targets = getattr(config, "target_modules", None)
     if not targets or targets == "all-linear":
         return
-    names = [name for name, _ in model.named_modules() if name]
     if isinstance(targets, str):
         try:
             found = any(re.fullmatch(targets, name) for name in names)
@@ -34,17 +37,21 @@ def check_targets(model: nn.Module, config: PeftConfig) -> None:
             ) from None
         if not found:
             raise UserError(
-                f"{_unknown(targets, names)} (a string is a pattern for whole names; a list "
-                "names modules by their last part)"
+                f"{_unknown('target_modules', targets, names)} (a string is a pattern for whole "
+                "names; a list names modules by their last part)"
             )
         return
+    _check_list(names, "target_modules", targets)
+
+
+def _check_list(names: list[str], field: str, targets: Collection[str]) -> None:
     for target in sorted(targets):
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise UserError(_unknown(target, names))
+            raise UserError(_unknown(field, target, names))
 
 
-def _unknown(target: str, names: list[str]) -> str:
+def _unknown(field: str, target: str, names: list[str]) -> str:
     last_parts = sorted({name.rpartition(".")[2] for name in names} - {str(i) for i in range(999)})
     near = difflib.get_close_matches(target.rpartition(".")[2], last_parts, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(last_parts)}"
-    return f"target_modules: the model has no module named {target!r}: {hint}"
+    return f"{field}: the model has no module named {target!r}: {hint}"

@@ -1,6 +1,7 @@
 """Fine-tune a causal language model with an adapter, and score what it generates."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -27,8 +28,9 @@ from tera_pl.backbone import (
     prepare_training,
     release_updates,
 )
+from tera_pl.construction import is_own, name_error
 from tera_pl.digests import fingerprint_frozen
-from tera_pl.errors import UserError
+from tera_pl.errors import UserError, is_user_error
 from tera_pl.hub import check_available, find_commit
 from tera_pl.packing import ATTENTION
 from tera_pl.sharding import (
@@ -47,6 +49,7 @@ from tera_pl.tasks.description import (
     describe_training,
 )
 from tera_pl.tasks.loss import prepare, supervised_loss
+from tera_pl.tasks.optimizer import build_optimizer
 from tera_pl.tasks.positions import check_positions
 from tera_pl.tasks.training_state import check_training_state
 
@@ -65,6 +68,10 @@ class Schedule:
 
     name: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     warmup_steps: int = 100
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise UserError(f"warmup_steps is {self.warmup_steps}: expected at least 0")
 
 
 @dataclass(frozen=True)
@@ -87,11 +94,13 @@ class Generation:
     stop: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "num_beams"):
-            if getattr(self, name) < 1:
-                raise UserError(f"generation.{name} is {getattr(self, name)}: expected at least 1")
+        for name, least in (("max_new_tokens", 1), ("num_beams", 1), ("no_repeat_ngram_size", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}: expected at least {least}")
+        if not math.isfinite(self.length_penalty):
+            raise UserError(f"length_penalty is {self.length_penalty}: expected a finite number")
         if "" in self.stop:
-            raise UserError("generation.stop: an empty text would end every answer at once")
+            raise UserError("stop: an empty text would end every answer at once")
 
     def settings(self) -> dict[str, Any]:
         """Give the arguments of `generate` in transformers."""
@@ -148,6 +157,11 @@ class CausalLMTask(LightningModule):
         allow_changed: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        if metric is not None and not (hasattr(metric, "names") and hasattr(metric, "judge")):
+            raise UserError(
+                f"metric is {type(metric).__name__}: expected one of tera_pl.metrics, or one that "
+                "has their methods `names` and `judge`"
+            )
         self.backbone = backbone
         self.adapter = adapter
         self.optimizer = optimizer
@@ -183,8 +197,10 @@ class CausalLMTask(LightningModule):
                 f"model.backbone.path: the tokenizer of {self.backbone.path!r} has "
                 f"{len(self.tokenizer)} tokens, the model only {vocab_size}: use its own tokenizer"
             )
+        model: Any = load_meta_model(self.backbone)
         if self.adapter is not None:
-            add_adapter(load_meta_model(self.backbone), self.adapter)
+            model = self._try_adapter(model, self.adapter)
+        build_optimizer(self.optimizer, model.parameters())
         if self._trainer is not None:
             check_positions(
                 config,
@@ -194,6 +210,17 @@ class CausalLMTask(LightningModule):
                 max_new_tokens=self.generation.max_new_tokens,
                 scored=self._scores,
             )
+
+    def _try_adapter(self, model: Any, adapter: PeftConfig) -> Any:
+        """Inject the adapter into the meta model, where what it refuses costs nothing."""
+        try:
+            return add_adapter(model, adapter)
+        except Exception as error:
+            if is_own(type(adapter)) and not is_user_error(error):
+                raise
+            key = "model.init_args.adapter"
+            name = f"{key} ({type(adapter).__name__})"
+            raise name_error(error, name, f"{key}.init_args", vars(adapter)) from error
 
     def configure_model(self) -> None:
         """Load the backbone and inject the adapter, once."""
@@ -222,7 +249,7 @@ class CausalLMTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimize the trained tensors only."""
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer = build_optimizer(self.optimizer, self.parameters())
         scheduler = get_scheduler(
             self.schedule.name,
             optimizer,

@@ -1,0 +1,75 @@
+"""Settings of Lightning's trainer that it accepts and cannot mean."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+
+from tera_pl.errors import UserError
+
+# Smallest values; Lightning checks the others itself.
+_LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+    "min_epochs": 0,
+    "min_steps": 0,
+    "num_nodes": 1,
+    "num_sanity_val_steps": -1,
+}
+_UNSUPPORTED: dict[type[Callback], str] = {
+    WeightAveraging: "it keeps and saves a second copy of the base; checkpoints here hold the "
+    "trained tensors only",
+    StochasticWeightAveraging: "it keeps a second copy of the base and replaces the schedule that "
+    "a checkpoint is compared by",
+    BatchSizeFinder: "it changes the batch size that a checkpoint is compared by: look for one "
+    "with `python -m tera_pl estimate --batch` and set data.init_args.batch_size",
+    LearningRateFinder: "the rate belongs to model.init_args.optimizer: search it with "
+    "`python -m tera_pl study`",
+}
+
+
+def check_trainer(settings: Mapping[str, Any]) -> None:
+    """Refuse numbers that would fail in the middle of a run, or mean nothing.
+
+    Args:
+        settings: Settings of the trainer by name.
+
+    Raises:
+        UserError: If one is too small or no finite number.
+    """
+    for name, least in _LEAST.items():
+        value = settings.get(name)
+        if value is not None and not least <= value < math.inf:
+            raise UserError(f"trainer.{name} is {value}: expected at least {least}")
+    interval = settings.get("val_check_interval")
+    if isinstance(interval, int | float) and not interval > 0:
+        raise UserError(
+            f"trainer.val_check_interval is {interval}: expected a number of batches, or a share "
+            "of an epoch up to 1.0"
+        )
+
+
+def check_callbacks(callbacks: Sequence[Callback]) -> None:
+    """Refuse callbacks of Lightning that do not work with this project's checkpoints.
+
+    Args:
+        callbacks: Callbacks of a trainer.
+
+    Raises:
+        UserError: If one is unsupported.
+    """
+    for callback in callbacks:
+        for cls, reason in _UNSUPPORTED.items():
+            if isinstance(callback, cls):
+                raise UserError(
+                    f"trainer.callbacks: {type(callback).__name__} is unsupported: {reason}"
+                )

@@ -1,0 +1,75 @@
+"""Try command lines up to the point where weights would be loaded, with one parser for all."""
+
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+
+from tera_pl.cli import TeraCLI, build, guard
+
+
+class _Short:
+    """Parses with the parser of a subcommand alone: the outer one would do all of it twice."""
+
+    def __init__(self, parser: Any, subparsers: dict[str, Any]) -> None:
+        self.parser = parser
+        self.subparsers = subparsers
+
+    def parse_args(self, args: list[str]) -> Namespace:
+        """Parse the arguments of a subcommand."""
+        name, *rest = args
+        return Namespace({"subcommand": name, name: self.subparsers[name].parse_args(rest)})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.parser, name)
+
+
+class CheckingCLI(TeraCLI):
+    """Builds task, datamodule and trainer, and the model on the meta device; runs nothing."""
+
+    _parsers: dict[str, Any] | None = None
+
+    def setup_parser(self, *args: Any) -> None:
+        """Reuse the parsers: building them takes longer than everything else."""
+        names = ("parser", "_subcommand_parsers", "_subcommand_method_arguments")
+        if CheckingCLI._parsers is None:
+            super().setup_parser(*args)
+            self.parser = _Short(self.parser, self._subcommand_parsers)
+            CheckingCLI._parsers = {name: getattr(self, name) for name in names}
+        vars(self).update(CheckingCLI._parsers)
+
+    def _dump_config(self) -> None:
+        """Skip what `save_hyperparameters` would need."""
+        self.config_dump: dict[str, Any] = {}
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Do what the trainer does with the task before it loads weights."""
+        self.model.prepare_data()
+        self.model.setup(subcommand)
+
+
+def attempt(args: list[str], capsys: Any) -> tuple[int, list[str], CheckingCLI | None]:
+    """Try a command line.
+
+    Args:
+        args: Its arguments.
+        capsys: pytest's fixture.
+
+    Returns:
+        Exit code, the lines on stderr that are no warnings, and the command line if it was built.
+    """
+    built: list[CheckingCLI] = []
+
+    def run() -> int:
+        built.append(build(CheckingCLI, args))
+        return 0
+
+    state = torch.get_rng_state()
+    capsys.readouterr()
+    try:
+        code = guard(run)
+    except SystemExit as error:
+        code = error.code
+    torch.set_rng_state(state)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    return code, told, built[0] if built else None
