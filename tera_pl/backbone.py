@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
 from tera_pl.adapters import check_targets
@@ -108,8 +109,16 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
             f"folder or Hub id with a readable config.json ({_first_line(error)}); "
             f"{_what_to_do(backbone)}"
         ) from None
-    if backbone.attn_implementation == ATTENTION:
+    name = backbone.attn_implementation
+    if name == ATTENTION:
         check_packable(config)
+    kernels = {"eager", ATTENTION, *ALL_ATTENTION_FUNCTIONS.valid_keys()}
+    # A name with a slash is a kernel on the Hub.
+    if name is not None and name not in kernels and "/" not in name:
+        raise UserError(
+            f"model.init_args.backbone.attn_implementation is {name!r}: expected one of "
+            f"{', '.join(sorted(k for k in kernels if '|' not in k))}"
+        )
     return config
 
 
@@ -203,7 +212,7 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
             f"model.backbone.path: {backbone.path!r} has no readable weights "
             f"({_first_line(error)}); {_what_to_do(backbone)}"
         ) from None
-    except (ImportError, ValueError) as error:  # an attention kernel that is unknown or missing
+    except ImportError as error:  # the package of an attention kernel
         raise UserError(f"model.init_args.backbone: {_first_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
