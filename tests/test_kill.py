@@ -5,7 +5,6 @@ every other method three times.
 """
 
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -17,38 +16,13 @@ import pytest
 import torch
 import yaml
 
+from tests.forks import CONTEXT, finish, start
 from tests.soak import SOAK
 from tests.test_methods import METHODS, adapter_of
 
 KILLS = {**dict.fromkeys(METHODS, 3), "tera": 20} if SOAK else {"tera": 3}
 CASES = [(name, kill) for name, kills in KILLS.items() for kill in range(kills)]
-# A fresh process that has imported everything already: forked, it starts at once.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tera_pl.cli", "datamodules"])
 DROPOUT = {"tera": "dropout", "lora": "lora_dropout", "loretta": "dropout", "vera": "vera_dropout"}
-
-
-def child(folder, arguments):
-    os.chdir(folder)
-    output = os.open("output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    torch.set_num_threads(1)
-    from tera_pl.cli import main
-
-    os._exit(main(arguments))
-
-
-def start(folder, *arguments):
-    process = CONTEXT.Process(target=child, args=(folder, list(arguments)))
-    process.start()
-    return process
-
-
-def finish(folder, *arguments):
-    process = start(folder, *arguments)
-    process.join()
-    assert process.exitcode == 0, (folder / "output.log").read_text()[-2000:]
 
 
 @pytest.fixture(scope="module")
