@@ -53,7 +53,7 @@ lint: venv
 
 # What to run while working: everything but the tests marked slow. tests/README.md.
 check: lint
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" --ignore tests/peft_suite
 
 test: lint
 	$(PYTEST)

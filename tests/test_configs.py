@@ -11,6 +11,8 @@ from tera_pl.cli import main
 from tera_pl.commands.study import read_study, run_arguments
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 STUDIES = [path for path in SHIPPED if path.name.startswith("study_")]
 CONFIGS = [

@@ -14,6 +14,8 @@ from tera_pl.checkpoint_io import WholeCheckpointIO
 from tera_pl.cli import guard, main
 from tera_pl.stopped import RunStoppedError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def full_at_save(monkeypatch):

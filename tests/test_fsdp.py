@@ -12,6 +12,8 @@ from tera_pl.sharded_strategy import ShardedStrategy, adopt
 from tests.conftest import ROOT
 from tests.test_processes import answers, run
 
+pytestmark = pytest.mark.slow
+
 LAYER = yaml.safe_load((ROOT / "configs" / "base" / "fsdp2.yaml").read_text())
 SHARED = {
     "trainer.devices": 2,

@@ -12,6 +12,8 @@ from tera_pl.cli import main
 from tests.soak import more
 from tests.test_configs import CONFIGS, PROTOCOLS, items
 
+pytestmark = pytest.mark.slow
+
 CASES = more(200, times=10)
 VALUES = [None, True, False, -1, 0, 1, 7, 2.5, -1e30, "", "x", "tera_pl", "none.yaml", "0", "1e3"]
 VALUES += [

@@ -13,6 +13,8 @@ import yaml
 from tera_pl.adapters import TeraConfig
 from tera_pl.hub import check_available
 
+pytestmark = pytest.mark.slow
+
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 
 

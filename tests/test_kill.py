@@ -20,6 +20,8 @@ from tests.forks import CONTEXT, finish, start
 from tests.soak import SOAK
 from tests.test_methods import METHODS, adapter_of
 
+pytestmark = pytest.mark.slow
+
 KILLS = {**dict.fromkeys(METHODS, 3), "tera": 20} if SOAK else {"tera": 3}
 CASES = [(name, kill) for name, kills in KILLS.items() for kill in range(kills)]
 DROPOUT = {"tera": "dropout", "lora": "lora_dropout", "loretta": "dropout", "vera": "vera_dropout"}

@@ -14,6 +14,8 @@ from datamodules import Commonsense170k
 from tera_pl.cli import main
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 METHODS = sorted(
     path.stem
     for path in (ROOT / "configs" / "miniature").glob("*.yaml")

@@ -3,8 +3,12 @@
 import json
 import re
 
+import pytest
+
 from tera_pl.cli import main
 from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_guide_works(tmp_path, monkeypatch):

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from tests.conftest import ROOT
 from tests.forks import finish
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ROOT / "configs" / "quickstart.yaml"
 NUM_TEST = 37  # odd: one process has an example more
 ARGUMENTS = {

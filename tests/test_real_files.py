@@ -7,6 +7,8 @@ import pytest
 from tera_pl.cli import main
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 SCORES = {
     "stories260k": ["accuracy", "accuracy_strict", "accuracy_average", "extracted"],
     "math10k_stories260k": ["accuracy", "accuracy_strict", "accuracy/AQuA", "accuracy/SVAMP"],

@@ -18,6 +18,8 @@ from transformers import AutoModelForCausalLM
 from tera_pl.cli import main
 from tera_pl.tasks import CausalLMTask
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def config(tiny_backbone, tiny_commonsense, tmp_path_factory) -> Path:

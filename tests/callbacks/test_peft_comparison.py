@@ -8,6 +8,8 @@ import torch
 from tera_pl.callbacks import PeftComparison
 from tera_pl.cli import main
 
+pytestmark = pytest.mark.slow
+
 # Fields of hira--llama-3.2-3B-rank32-lr4.5e-3.json, published in method_comparison/MetaMathQA.
 RUN_INFO = [
     "created_at",

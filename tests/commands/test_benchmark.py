@@ -10,6 +10,8 @@ from tera_pl.__main__ import main
 from tera_pl.benchmark import mixed, models
 from tera_pl.benchmark.timing import kept_bytes, time_in_turns
 
+pytestmark = pytest.mark.slow
+
 
 def test_ratios_are_taken_within_a_round(monkeypatch):
     clock = [0.0]

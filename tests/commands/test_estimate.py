@@ -13,6 +13,8 @@ from tera_pl.callbacks import ResourceMonitor
 from tera_pl.cli import main as fit
 from tests.conftest import ROOT, WORDS
 
+pytestmark = pytest.mark.slow
+
 LENGTH, BATCH = 128, 6
 TARGETS = {"target_modules": ["q_proj", "v_proj"]}
 LORA = {"class_path": "peft.LoraConfig", "init_args": {"r": 4, "lora_dropout": 0.1, **TARGETS}}

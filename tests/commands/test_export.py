@@ -18,6 +18,8 @@ from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
 from tera_pl.analysis.merging import merge
 from tera_pl.checkpoint_io import WholeCheckpointIO
 
+pytestmark = pytest.mark.slow
+
 TARGETS = ["q_proj", "v_proj"]
 METHODS = {
     "tera": ("tera_pl.adapters.TeraConfig", {}),

@@ -7,6 +7,8 @@ import pytest
 from tera_pl.benchmark import peer, pipeline
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ROOT / "configs" / "quickstart.yaml"
 
 

@@ -1,7 +1,11 @@
 """The command of docs/theory.md, on smaller updates."""
 
+import pytest
+
 from tera_pl.__main__ import main
 from tera_pl.commands import theory
+
+pytestmark = pytest.mark.slow
 
 
 def test_figures_and_tables(monkeypatch, tmp_path, capsys):

@@ -23,6 +23,8 @@ from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
 from tests.peft_suite.fetch import FOLDER
 from tests.soak import SOAK
 
+pytestmark = pytest.mark.slow
+
 # Folders in the current directory of these tests. Not named after their architectures, by which
 # PEFT tells what other methods cannot do.
 LLAMA, GPT2 = "tiny-linear", "tiny-conv1d"
