@@ -109,17 +109,28 @@ def _verify(checkpoint: Any, path: Any) -> dict[str, Any]:
             f"ckpt_path: {path} is damaged or was edited: {', '.join(_worst(different))} missing "
             f"or added since it was saved ({len(different)} entries in all): {WHAT_TO_DO}"
         )
-    if "state_dict" in content and not _is_version(content.get("pytorch-lightning_version")):
-        raise UserError(f"ckpt_path: {path} has no valid pytorch-lightning_version: {WHAT_TO_DO}")
+    if "state_dict" in content:
+        check_version(content, path)
     return content
 
 
-def _is_version(value: Any) -> bool:
-    """Whether Lightning can read a value as the version that wrote a checkpoint."""
+def check_version(checkpoint: Mapping[str, Any], path: Any) -> None:
+    """Refuse a checkpoint without the version of Lightning, which it migrates from.
+
+    Args:
+        checkpoint: The content.
+        path: Where it is from.
+
+    Raises:
+        UserError: If there is no version, or Lightning could not read it.
+    """
+    version = checkpoint.get("pytorch-lightning_version")
     try:
-        return isinstance(value, str) and bool(Version(value))
+        Version(version if isinstance(version, str) else "")
     except InvalidVersion:
-        return False
+        raise UserError(
+            f"ckpt_path: {path} has pytorch-lightning_version {version!r}: {WHAT_TO_DO}"
+        ) from None
 
 
 def _worst(names: Any) -> list[str]:

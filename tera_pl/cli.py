@@ -21,6 +21,7 @@ from lightning.pytorch.cli import (
     _InstantiatorFn,
 )
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 from peft import PeftConfig
 from transformers.utils.logging import disable_progress_bar
 
@@ -38,6 +39,7 @@ from tera_pl.callbacks import (
     TensorBoardLayout,
 )
 from tera_pl.checkpoint_io import WholeCheckpointIO
+from tera_pl.checkpoint_paths import KEYWORDS, find_checkpoint
 from tera_pl.construction import Builder, first_failure, user_errors
 from tera_pl.errors import UserError
 from tera_pl.layering import empty_mappings, expand, has_key
@@ -120,14 +122,25 @@ class TeraCLI(LightningCLI):
         super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
-        """Keep what YAML and command line say.
+        """Keep what YAML and command line say; `last` and `best` are looked up.
 
         LightningCLI lets hyper-parameters stored in a checkpoint win silently; here a checkpoint
         that was made with other settings is an error, raised where it is loaded.
         """
-        path = self.config[self.config.subcommand].get("ckpt_path")
-        if path and not Path(path).is_file():
-            raise UserError(f"ckpt_path: no file {path}: expected a .ckpt file of a run")
+        settings = self.config[self.config.subcommand]
+        path = settings.get("ckpt_path")
+        if path in KEYWORDS:
+            found = find_checkpoint(path, settings)
+            settings["ckpt_path"] = str(found) if found else None
+            if found is None and (path, self.config.subcommand) != ("last", "fit"):
+                raise UserError(f"ckpt_path: no run of this configuration has a {path} checkpoint")
+            rank_zero_info(
+                f"ckpt_path: {path} is {found}" if found else "no last checkpoint: a new run starts"
+            )
+        elif path and not Path(path).is_file():
+            raise UserError(
+                f"ckpt_path: no file {path}: expected a .ckpt file of a run, last or best"
+            )
 
     def _set_seed(self) -> None:
         with user_errors("seed_everything"):

@@ -85,7 +85,7 @@ def digest_entries(content: Mapping[str, Any]) -> dict[str, str]:
 
     Returns:
         A digest for every tensor by its place, for example `state_dict['model.weight']`, and for
-        every key of `content` one over all else below it.
+        every key of `content` one over all else below it, for example `loops (values)`.
 
     Raises:
         UserError: If there is anything but tensors and plain values: `weights_only` could not
@@ -95,9 +95,10 @@ def digest_entries(content: Mapping[str, Any]) -> dict[str, str]:
     plain = {}
     for key, value in content.items():
         digest = hashlib.sha256()
-        for token in _tokens(value, str(key), tensors):
+        # With its name: in a file, that of the entry and that of its digest are one text.
+        for token in (str(key), *_tokens(value, str(key), tensors)):
             digest.update(f"{len(token)} {token}".encode())
-        plain[str(key)] = digest.hexdigest()
+        plain[f"{key} (values)"] = digest.hexdigest()
     return plain | digest_tensors(tensors)
 
 

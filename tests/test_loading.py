@@ -107,7 +107,7 @@ def test_another_tokenizer_is_refused(again, tiny_backbone, tmp_path, capfd):
         (["--seed_everything", "2"], "training.seed is 1 in the checkpoint and 2 in this run"),
         (["--data.init_args.batch_size", "2"], "training.batch_size is 4"),
         (["--data.init_args.tokens_per_batch", "300"], "training.tokens_per_batch is None"),
-        (["--trainer.max_steps", "12"], "training.max_steps is 8"),
+        (["--trainer.max_steps", "12"], "and 12 in this run (the linear schedule depends on"),
         (["--trainer.accumulate_grad_batches", "2"], "training.accumulate_grad_batches is 1"),
     ],
 )
@@ -129,6 +129,37 @@ def test_longer_training_is_let_in_by_name_with_its_own_schedule(again, tmp_path
     # Goes on again with its own, newer configuration, from its own checkpoint.
     path = "runs/run/version_0/checkpoints/last.ckpt"
     assert main(["fit", "--config", "runs/run/version_0/config_fit.yaml", "--ckpt_path", path]) == 0
+
+
+def test_open_ended_schedule_trains_longer_to_the_bits_of_one_run(write_tiny_config, tmp_path):
+    config = str(write_tiny_config(tmp_path))
+    arguments = ["fit", "--config", config, "--model.init_args.schedule.name=constant_with_warmup"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        # There is no run yet: one starts.
+        assert main([*arguments, "--ckpt_path", "last"]) == 0
+        assert main([*arguments, "--trainer.max_steps", "4"]) == 0
+        assert main([*arguments, "--ckpt_path", "last"]) == 0
+        assert not (tmp_path / "runs/run/version_2").exists()
+        results = json.loads((tmp_path / "runs/run/version_1/results.json").read_text())
+        assert results["fit"]["changed_since_checkpoint"] == ["training.max_steps"]
+        assert main([*arguments, "--ckpt_path", "last", "--trainer.max_steps", "6"]) == 2
+        # The newest run is the one that a word stands for.
+        assert main(["test", *arguments[1:], "--ckpt_path", "best"]) == 0
+        assert "test" in json.loads((tmp_path / "runs/run/version_1/results.json").read_text())
+    one, other = load(tmp_path, "version_0"), load(tmp_path, "version_1")
+    assert one["global_step"] == other["global_step"] == 8
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][name])
+
+
+@pytest.mark.parametrize("word", ["last", "best"])
+def test_word_for_a_checkpoint_that_is_not_there_is_a_mistake(
+    word, tiny_config, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["test", "--config", str(tiny_config), "--ckpt_path", word]) == 2
+    assert f"has a {word} checkpoint" in capfd.readouterr().err
 
 
 def test_name_that_is_no_setting_is_a_mistake(again, capfd):

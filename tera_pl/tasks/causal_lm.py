@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from peft import PeftConfig
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 from transformers import get_scheduler
 
@@ -72,6 +74,12 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.warmup_steps < 0:
             raise UserError(f"warmup_steps is {self.warmup_steps}: expected at least 0")
+
+    def build(self, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
+        """Build the scheduler of an optimizer for a number of optimizer steps."""
+        return get_scheduler(
+            self.name, optimizer, num_warmup_steps=self.warmup_steps, num_training_steps=steps
+        )
 
 
 @dataclass(frozen=True)
@@ -250,12 +258,7 @@ class CausalLMTask(LightningModule):
     def configure_optimizers(self) -> Any:
         """Optimize the trained tensors only."""
         optimizer = build_optimizer(self.optimizer, self.parameters())
-        scheduler = get_scheduler(
-            self.schedule.name,
-            optimizer,
-            num_warmup_steps=self.schedule.warmup_steps,
-            num_training_steps=int(self.trainer.estimated_stepping_batches),
-        )
+        scheduler = self.schedule.build(optimizer, int(self.trainer.estimated_stepping_batches))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
@@ -392,7 +395,8 @@ class CausalLMTask(LightningModule):
             rank_zero_warn(f"other than in the checkpoint, as allowed: {', '.join(self.changed)}")
         if resuming:
             parameters = list(trained.values())
-            check_training_state(checkpoint, parameters, self.optimizer, self.trainer)
+            schedule = partial(self.schedule.build, steps=1)
+            check_training_state(checkpoint, parameters, self.optimizer, schedule, self.trainer)
             settings = self.spec["optimizer"].items()
             new = {key: value for key, value in settings if f"optimizer.{key}" in self.changed}
             change_optimizer(checkpoint, new)

@@ -11,13 +11,14 @@ from tera_pl.errors import UserError
 
 WHAT_TO_DO = "use another checkpoint of the run"
 LISTS = ("optimizer_states", "lr_schedulers")
-SCHEDULE = ("last_epoch", "base_lrs", "_last_lr", "_step_count")
+RATES = ("base_lrs", "_last_lr")
 
 
 def check_training_state(
     checkpoint: Mapping[str, Any],
     parameters: Sequence[Tensor],
     optimizer: Callable[..., torch.optim.Optimizer],
+    scheduler: Callable[..., Any],
     trainer: Any,
 ) -> None:
     """Refuse a checkpoint from which training could not be resumed to the same bits.
@@ -26,6 +27,7 @@ def check_training_state(
         checkpoint: The loaded checkpoint, whose settings are those of this run.
         parameters: The trained parameters, in the order of the optimizer.
         optimizer: Builds the optimizer from parameters.
+        scheduler: Builds the learning rate scheduler from an optimizer.
         trainer: The trainer, with its loops and callbacks.
 
     Raises:
@@ -33,14 +35,24 @@ def check_training_state(
     """
     for name in ("global_step", "epoch"):
         _check_form(checkpoint.get(name), 0, name)
+    if 0 <= trainer.max_steps < checkpoint["global_step"]:
+        raise UserError(
+            f"trainer.max_steps is {trainer.max_steps}, but the checkpoint is at step "
+            f"{checkpoint['global_step']}: expected more"
+        )
     for name in LISTS:
         entries = checkpoint.get(name)
         if not isinstance(entries, list) or len(entries) != 1 or not _is_mapping(entries[0]):
             raise UserError(f"ckpt_path: {name} is not the state of one of them: {WHAT_TO_DO}")
     (state,) = checkpoint["optimizer_states"]
     _check_groups(state.get("param_groups"), checkpoint["tera_pl"]["optimizer"], len(parameters))
-    _check_optimizer(state.get("state"), parameters, optimizer)
-    _check_scheduler(checkpoint["lr_schedulers"][0], len(state["param_groups"]))
+    copies = [nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta")) for p in parameters]
+    fresh = optimizer(copies)
+    schedule = scheduler(fresh).state_dict()
+    # A rate may be a whole number in one of the two.
+    schedule |= {name: [float(rate) for rate in schedule[name]] for name in RATES}
+    _check_form(checkpoint["lr_schedulers"][0], schedule, "lr_schedulers[0]")
+    _check_optimizer(state.get("state"), copies, fresh)
     _check_form(checkpoint.get("loops"), {"fit_loop": trainer.fit_loop.state_dict()}, "loops")
     _check_callbacks(checkpoint.get("callbacks"), trainer.callbacks)
 
@@ -68,7 +80,7 @@ def _check_groups(groups: Any, settings: Mapping[str, Any], number: int) -> None
 
 
 def _check_optimizer(
-    states: Any, parameters: Sequence[Tensor], optimizer: Callable[..., torch.optim.Optimizer]
+    states: Any, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer
 ) -> None:
     where = "optimizer_states[0]['state']"
     if not _is_mapping(states) or not states.keys() <= set(range(len(parameters))):
@@ -92,35 +104,19 @@ def _check_optimizer(
 
 
 def _expected_states(
-    parameters: Sequence[Tensor], optimizer: Callable[..., torch.optim.Optimizer]
+    parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer
 ) -> Mapping[int, Mapping[str, Any]] | None:
-    """Give the states that an optimizer keeps: those after a step that costs nothing.
+    """Give the states that an optimizer keeps: those after a step on the meta device.
 
-    Optimizers that cannot step on the meta device, because they decide by values, give none.
+    Optimizers that cannot step there, because they decide by values, give none.
     """
-    copies = [nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta")) for p in parameters]
-    for copy in copies:
-        copy.grad = torch.empty_like(copy)
-    built = optimizer(copies)
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter)
     try:
-        built.step()
+        optimizer.step()
     except (RuntimeError, NotImplementedError, TypeError):
         return None
-    return built.state_dict()["state"]
-
-
-def _check_scheduler(state: Mapping[str, Any], groups: int) -> None:
-    where = "lr_schedulers[0]"
-    if missing := [name for name in SCHEDULE if name not in state]:
-        raise UserError(f"ckpt_path: {where} lacks {', '.join(missing)}: {WHAT_TO_DO}")
-    for name in ("base_lrs", "_last_lr"):
-        rates = state[name]
-        if not isinstance(rates, list) or len(rates) != groups:
-            raise UserError(f"ckpt_path: {where}[{name!r}] is {rates!r}: {WHAT_TO_DO}")
-        for rate in rates:
-            _check_finite(rate, f"{where}[{name!r}]")
-    for name in ("last_epoch", "_step_count"):
-        _check_form(state[name], 0, f"{where}[{name!r}]")
+    return optimizer.state_dict()["state"]
 
 
 def _check_callbacks(states: Any, callbacks: Sequence[Any]) -> None:
@@ -140,7 +136,7 @@ def _check_callbacks(states: Any, callbacks: Sequence[Any]) -> None:
 
 
 def _check_form(found: Any, expected: Any, where: str) -> None:
-    """Check that a value has the keys and types of another, and that counts are not negative."""
+    """Check that a value has the keys and types of another, and numbers that can be resumed."""
     if _is_mapping(expected):
         if not _is_mapping(found):
             raise UserError(f"ckpt_path: {where} is missing or damaged: {WHAT_TO_DO}")
@@ -148,6 +144,15 @@ def _check_form(found: Any, expected: Any, where: str) -> None:
             if key not in found:
                 raise UserError(f"ckpt_path: {where} lacks {key!r}: {WHAT_TO_DO}")
             _check_form(found[key], value, f"{where}[{key!r}]")
+    elif isinstance(expected, list):
+        if not isinstance(found, list) or len(found) != len(expected):
+            raise UserError(
+                f"ckpt_path: {where} is {found!r}: expected a list of {len(expected)}: {WHAT_TO_DO}"
+            )
+        for index, value in enumerate(expected):
+            _check_form(found[index], value, f"{where}[{index}]")
+    elif isinstance(expected, float):
+        _check_finite(found, where)
     elif isinstance(expected, int) and (type(found) is not type(expected) or found < 0):
         raise UserError(
             f"ckpt_path: {where} is {found!r}: expected a {type(expected).__name__} that is "
