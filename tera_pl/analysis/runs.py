@@ -273,7 +273,9 @@ def read_results(path: Path) -> dict[str, Any]:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from None
-    expected: dict[str, Any] = {name: {} for name in (*_STAGES, "settings") if name in results}
+    expected: dict[str, Any] = {
+        name: {} for name in (*_STAGES, "settings", "environment") if name in results
+    }
     if "test" in expected:
         # What was tested is compared and drawn: all of its settings are needed.
         expected |= {"test": {"scores": {}}, "settings": _SETTINGS}
@@ -282,7 +284,11 @@ def read_results(path: Path) -> dict[str, Any]:
         for name, score in results.get(stage, {}).get("scores", {}).items():
             if type(score) not in {int, float}:
                 raise _damaged(path, f"{stage}.scores.{name} is {score!r}: expected a number")
-        _check_form(results.get(stage, {}).get("resources", {}), {}, path, f"{stage}.resources")
+        for name in ("resources", "missing_scores"):
+            _check_form(results.get(stage, {}).get(name, {}), {}, path, f"{stage}.{name}")
+    if results.get("settings", {}).get("adapter") is not None:
+        _check_form(results["settings"]["adapter"], {"peft_type": ""}, path, "settings.adapter")
+    _check_form(results.get("environment", {}).get("versions", {}), {}, path, "versions")
     return results
 
 

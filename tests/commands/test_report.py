@@ -1,11 +1,19 @@
 """One command turns folders of runs into a page; what it cannot use it tells."""
 
 import csv
+import json
 
 import pytest
 
 from tera_pl.__main__ import main
+from tera_pl.analysis.groups import group_runs
+from tera_pl.analysis.layouts import layout_for
+from tera_pl.analysis.runs import read_runs
+from tera_pl.analysis.tables import make_table
+from tera_pl.errors import UserError
 from tests.analysis.run_folders import write_run
+from tests.hostile import damaged_content
+from tests.soak import more
 
 MATH = {"accuracy/AQuA": 0.3, "accuracy/SVAMP": 0.7}
 
@@ -65,3 +73,42 @@ def test_different_protocols_are_refused_unless_allowed(tmp_path, capsys):
     assert "- `protocol.generation.num_beams`: 4 | 1" in page
     # Averaged, as told.
     assert "| LoRA | 1,000 | 0.1 | 2 |" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("results.json", "{", "results.json is damaged: Expecting property name"),
+        ("results.json", "[1]", "results.json is damaged: it is '[1]': expected a mapping"),
+        ("results.json", '{"test": 3}', "results.json is damaged: test is '3'"),
+        ("config.yaml", "a: [", "config.yaml"),
+        ("config.yaml", "trainer: 3", "config.yaml is damaged: trainer is '3'"),
+        ("ranks.csv", "step\nmany\n", "ranks.csv is damaged: no step of a row"),
+    ],
+)
+def test_damaged_file_is_one_line_that_names_it(name, text, message, tmp_path, capsys):
+    run = write_run(tmp_path / "runs" / "a", {"accuracy": 0.5}, benchmark="MiniWorld", backbone="b")
+    (run / name).write_text(text)
+    assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 2
+    (told,) = capsys.readouterr().err.strip().splitlines()
+    assert str(run) in told
+    assert message in told
+
+
+def test_changed_entries_of_results_are_one_line_or_a_table(tmp_path):
+    run = write_run(tmp_path / "runs" / "a", MATH, benchmark="Math10k")
+    path = run / "results.json"
+    whole = json.loads(path.read_text())
+    refused = 0
+    for what, damaged in damaged_content(whole, seed=0, count=more(200)):
+        path.write_text(json.dumps(damaged))
+        try:
+            (found,), _ = read_runs([tmp_path / "runs"])
+            groups = group_runs([found])
+            make_table(groups, layout_for(found.benchmark, [found]), {})
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error), what  # noqa: PT017
+        except Exception as error:
+            raise AssertionError(f"{what}: {error!r}") from error
+    assert refused > 20
