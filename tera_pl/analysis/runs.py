@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tera_pl.analysis.result_files import check_form, damaged, read_results
 from tera_pl.errors import UserError
 from tera_pl.yaml_files import read_yaml
 
@@ -32,18 +33,6 @@ _TRAINING = (
     "val_check_interval",
     "check_val_every_n_epoch",
 )
-
-# Sections of results.json; what a tested run has in its settings, as examples of their types.
-_STAGES = ("fit", "validate", "test")
-_SETTINGS = {
-    "data": {"class": ""},
-    "backbone": {"path": ""},
-    "adapter": None,
-    "optimizer": {},
-    "schedule": {},
-    "protocol": {},
-}
-_KINDS = {dict: "a mapping", str: "a text", type(None): "a mapping or null"}
 
 
 @dataclass(frozen=True)
@@ -152,7 +141,7 @@ class Run:
             last = max((int(row["step"]) for row in rows), default=0)
             return [row for row in rows if int(row["step"]) == last]
         except (KeyError, ValueError, TypeError) as error:
-            raise _damaged(path, f"no step of a row ({error})") from None
+            raise damaged(path, f"no step of a row ({error})") from None
 
     def curve(self, tag: str) -> list[tuple[int, float]]:
         """Read a scalar over training from the run's event files.
@@ -255,58 +244,6 @@ def _find(folders: Sequence[Path]) -> set[Path]:
     return found
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """Read a run's results.json.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content; nothing if there is no such file.
-
-    Raises:
-        UserError: If the file is damaged or is not the results of a run.
-    """
-    if not path.exists():
-        return {}
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, str(error)) from None
-    expected: dict[str, Any] = {
-        name: {} for name in (*_STAGES, "settings", "environment") if name in results
-    }
-    if "test" in expected:
-        # What was tested is compared and drawn: all of its settings are needed.
-        expected |= {"test": {"scores": {}}, "settings": _SETTINGS}
-    _check_form(results, expected, path, "it")
-    for stage in _STAGES:
-        for name, score in results.get(stage, {}).get("scores", {}).items():
-            if type(score) not in {int, float}:
-                raise _damaged(path, f"{stage}.scores.{name} is {score!r}: expected a number")
-        for name in ("resources", "missing_scores"):
-            _check_form(results.get(stage, {}).get(name, {}), {}, path, f"{stage}.{name}")
-    if results.get("settings", {}).get("adapter") is not None:
-        _check_form(results["settings"]["adapter"], {"peft_type": ""}, path, "settings.adapter")
-    _check_form(results.get("environment", {}).get("versions", {}), {}, path, "versions")
-    return results
-
-
-def _check_form(found: Any, expected: Any, path: Path, where: str) -> None:
-    """Check that nested values have the keys and types of others."""
-    types: Any = str if isinstance(expected, str) else Mapping
-    if not isinstance(found, types) and not (expected is None and found is None):
-        raise _damaged(path, f"{where} is {str(found)[:40]!r}: expected {_KINDS[type(expected)]}")
-    for key, value in (expected or {}).items() if isinstance(expected, dict) else ():
-        if key not in found:
-            raise _damaged(path, f"{where} lacks {key!r}")
-        _check_form(found[key], value, path, key if where == "it" else f"{where}.{key}")
-
-
-def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is damaged: {reason}: restore it, or move its folder away")
-
-
 def _read(path: Path) -> Run | Omission:
     if not (path / "results.json").exists():
         return Omission(path, "no results.json: failed, or not finished")
@@ -316,8 +253,8 @@ def _read(path: Path) -> Run | Omission:
     run = Run(path, results, *(_yaml(path / f"config{end}.yaml") for end in ("", "_test")))
     for name, config in (("config.yaml", run.config), ("config_test.yaml", run.test_config)):
         sections = ("trainer", "data")
-        _check_form(config, {key: {} for key in sections if key in config}, path / name, "it")
-        _check_form(_init_args(config), {}, path / name, "data.init_args")
+        check_form(config, {key: {} for key in sections if key in config}, path / name, "it")
+        check_form(_init_args(config), {}, path / name, "data.init_args")
     return run
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from tera_pl.analysis import count
 from tera_pl.analysis.merging import merge
-from tera_pl.analysis.runs import read_results
+from tera_pl.analysis.result_files import read_results
 from tera_pl.checkpoint_io import WholeCheckpointIO
 from tera_pl.commands.model_card import write_card
 from tera_pl.errors import UserError
