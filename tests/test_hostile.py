@@ -53,20 +53,20 @@ def test_damaged_bytes_of_a_checkpoint_are_refused_or_change_nothing(run, tmp_pa
     content = (run / "checkpoints" / "last.ckpt").read_bytes()
     whole = IO.load_checkpoint(run / "checkpoints" / "last.ckpt")
     refused = 0
-    for what, damaged in damaged_bytes(content, seed=0, every=len(content) // (200 * SOAK)):
+    for what, damaged in damaged_bytes(content, seed=0, every=len(content) // (120 * SOAK)):
         path.write_bytes(damaged)
         found, told = outcome(IO.load_checkpoint, path)
         refused += told is not None
         assert same(found, whole) if told is None else str(path) in told, what
         assert told is None or "weights_only" not in told, what
-    assert refused > 100
+    assert refused > 60
 
 
 def test_changed_entries_of_a_checkpoint_are_refused(run, tmp_path):
     """As a file that was edited: the digests are those of the content before."""
     path = tmp_path / "damaged.ckpt"
     whole = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    for what, damaged in damaged_content(whole, seed=1, count=150 * SOAK):
+    for what, damaged in damaged_content(whole, seed=1, count=60 * SOAK):
         torch.save(damaged, path)
         found, told = outcome(IO.load_checkpoint, path)
         unchanged = told is None and same(found, {k: whole[k] for k in found})
@@ -78,14 +78,14 @@ def test_changed_entries_with_new_digests_are_refused_or_load(run, tasks):
     whole = IO.load_checkpoint(run / "checkpoints" / "last.ckpt")
     (task,) = tasks
     refused = 0
-    for what, damaged in damaged_content(whole, seed=3, count=300 * SOAK):
+    for what, damaged in damaged_content(whole, seed=3, count=120 * SOAK):
         try:
             _, told = outcome(_resume, task, damaged)
         except Exception as error:
             raise AssertionError(f"{what}: {error!r}") from error
         refused += told is not None
         assert "\n" not in (told or ""), what
-    assert refused > 150
+    assert refused > 60
     _resume(task, whole)
 
 
@@ -133,11 +133,10 @@ def test_error_names_the_entry(name, run, tasks):
         _resume(tasks[0], content)
 
 
-@pytest.mark.parametrize("verb", ["fit", "test"])
-def test_damaged_and_foreign_files_are_one_line_and_exit_2(verb, run, tmp_path, capfd):
+def test_damaged_and_foreign_files_are_one_line_and_exit_2(run, tmp_path, capfd):
     path = tmp_path / "foreign.ckpt"
     torch.save(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"], path)
-    arguments = [verb, "--config", str(run / "config.yaml"), "--ckpt_path", str(path)]
+    arguments = ["fit", "--config", str(run / "config.yaml"), "--ckpt_path", str(path)]
     assert main(arguments) == 2
     content = IO.load_checkpoint(run / "checkpoints" / "last.ckpt")
     NAMED["nan"][0](content)

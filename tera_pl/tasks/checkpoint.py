@@ -14,6 +14,8 @@ SECTIONS = ("adapter", "backbone", "data", "tokenizer")
 RESUMED_SECTIONS = ("optimizer", "schedule", "training")
 # A base may move; what it is, config and weights tell.
 TOLD = ("backbone.path", "backbone.revision", "backbone.commit", "backbone.config_sha256")
+# Characters of a value in an error.
+MAX_SHOWN = 300
 # The state of one class of optimizer is nothing to another.
 FIXED = {"optimizer.class"}
 LENGTH = {"training.max_steps", "training.max_epochs"}
@@ -99,6 +101,12 @@ def find_differences(
     ]
 
 
+def show(value: Any) -> str:
+    """Show a value, from a file that may hold anything, in at most a part of a line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} ..."
+
+
 def check_tensors(state: Any, parameters: Mapping[str, Tensor], same_dtype: bool = True) -> None:
     """Refuse tensors that are not values of the trained parameters.
 
@@ -169,7 +177,7 @@ def _describe(
 ) -> str:
     def both(keys: list[str]) -> str:
         return "; ".join(
-            "{} is {!r} in the checkpoint and {!r} in this run".format(key, *differing[key])
+            "{} is {} in the checkpoint and {} in this run".format(key, *map(show, differing[key]))
             for key in keys
         )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tera_pl.errors import UserError
+from tera_pl.tasks.checkpoint import show
 
 WHAT_TO_DO = "use another checkpoint of the run"
 LISTS = ("optimizer_states", "lr_schedulers")
@@ -73,8 +74,8 @@ def _check_groups(groups: Any, settings: Mapping[str, Any], number: int) -> None
             found = list(found) if isinstance(found, tuple) else found
             if name != "class" and found != expected:
                 raise UserError(
-                    f"ckpt_path: {where} has {name} {found!r}, but the checkpoint was made with "
-                    f"{expected!r}: {WHAT_TO_DO}"
+                    f"ckpt_path: {where} has {name} {show(found)}, but the checkpoint was made "
+                    f"with {show(expected)}: {WHAT_TO_DO}"
                 )
         _check_finite(group.get("lr"), f"{where}['lr']")
 
@@ -147,7 +148,8 @@ def _check_form(found: Any, expected: Any, where: str) -> None:
     elif isinstance(expected, list):
         if not isinstance(found, list) or len(found) != len(expected):
             raise UserError(
-                f"ckpt_path: {where} is {found!r}: expected a list of {len(expected)}: {WHAT_TO_DO}"
+                f"ckpt_path: {where} is {show(found)}: expected a list of {len(expected)}: "
+                f"{WHAT_TO_DO}"
             )
         for index, value in enumerate(expected):
             _check_form(found[index], value, f"{where}[{index}]")
@@ -155,7 +157,7 @@ def _check_form(found: Any, expected: Any, where: str) -> None:
         _check_finite(found, where)
     elif isinstance(expected, int) and (type(found) is not type(expected) or found < 0):
         raise UserError(
-            f"ckpt_path: {where} is {found!r}: expected a {type(expected).__name__} that is "
+            f"ckpt_path: {where} is {show(found)}: expected a {type(expected).__name__} that is "
             f"not negative: {WHAT_TO_DO}"
         )
 
