@@ -20,7 +20,6 @@ from lightning.pytorch.cli import (
     LightningCLI,
     _InstantiatorFn,
 )
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from peft import PeftConfig
 from transformers.utils.logging import disable_progress_bar
@@ -44,6 +43,7 @@ from tera_pl.construction import Builder, first_failure, user_errors
 from tera_pl.errors import UserError
 from tera_pl.layering import empty_mappings, expand, has_key
 from tera_pl.mistakes import Parser, is_mistake
+from tera_pl.resumed import keep_metrics, place_loggers, run_of
 from tera_pl.sharded_strategy import adopt
 from tera_pl.stopped import DISK, RunStoppedError, describe_disk
 from tera_pl.trainer_settings import check_callbacks, check_trainer
@@ -169,22 +169,24 @@ class TeraCLI(LightningCLI):
         Raises:
             UserError: If one cannot be built.
         """
-        self._builder = Builder(self.config[self.config.subcommand])
-        with first_failure():
+        # A copy: what is saved as the configuration names no version.
+        whole = self.config.clone()
+        config = whole[whole.subcommand]
+        if run := run_of(config.get("ckpt_path")):
+            trainer = config["trainer"]
+            trainer["logger"] = place_loggers(trainer["logger"], run)
+        self._builder = Builder(config)
+        with first_failure(config):
             self.config_init = self.parser.instantiate(
-                self.config, instantiators=[(self._build, object, True)]
+                whole, instantiators=[(self._build, object, True)]
             )
         self.datamodule = self._get(self.config_init, "data")
         self.model = self._get(self.config_init, "model")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; what starts from a checkpoint goes on in the folder of its run."""
-        checkpoint = self._get(self.config, "ckpt_path")
-        if checkpoint and Path(checkpoint).parent.name == "checkpoints":
-            run = Path(checkpoint).resolve().parent.parent
-            kwargs["logger"] = TensorBoardLogger(
-                run.parent.parent, name=run.parent.name, version=run.name
-            )
+        if run := run_of(self._get(self.config, "ckpt_path")):
+            keep_metrics(run)
             self.save_config_kwargs = {
                 "config_filename": f"config_{self.subcommand}.yaml",
                 "overwrite": True,

@@ -4,9 +4,10 @@ import inspect
 import pkgutil
 import re
 import typing
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin
 
@@ -67,12 +68,21 @@ class Builder:
         fail(failure)
 
 
-_failures: ContextVar[list[Exception] | None] = ContextVar("_failures", default=None)
+@dataclass
+class _Construction:
+    config: Namespace
+    failures: list[Exception] = field(default_factory=list)
+
+
+_current: ContextVar[_Construction | None] = ContextVar("_current", default=None)
 
 
 @contextmanager
-def first_failure() -> Iterator[None]:
+def first_failure(config: Namespace) -> Iterator[None]:
     """Raise what `fail` was given first, whatever became of it on its way.
+
+    Args:
+        config: The configuration of which objects are built.
 
     Yields:
         Nothing.
@@ -80,17 +90,17 @@ def first_failure() -> Iterator[None]:
     Raises:
         Exception: The first failure, or what was raised without one.
     """
-    failures: list[Exception] = []
-    token = _failures.set(failures)
+    construction = _Construction(config)
+    token = _current.set(construction)
     try:
         yield
     except Exception:
-        if not failures:
+        if not construction.failures:
             raise
     finally:
-        _failures.reset(token)
-    if failures:
-        raise failures[0]
+        _current.reset(token)
+    if construction.failures:
+        raise construction.failures[0]
 
 
 def fail(failure: Exception) -> NoReturn:
@@ -102,10 +112,54 @@ def fail(failure: Exception) -> NoReturn:
     Raises:
         Exception: The exception.
     """
-    failures = _failures.get()
-    if failures is not None:
-        failures.append(failure)
+    if (construction := _current.get()) is not None:
+        construction.failures.append(failure)
     raise failure
+
+
+def check_settings(settings: Namespace, expected: Mapping[str, Any]) -> None:
+    """Refuse what jsonargparse lets through among the settings of an object.
+
+    That is a value where settings are nested, null where a value is expected, and a function in
+    the place of a class.
+
+    Args:
+        settings: The parsed settings.
+        expected: The type of each, by key.
+
+    Raises:
+        UserError: If one is refused.
+    """
+    for key, typehint in expected.items():
+        above = key.rpartition(".")[0]
+        group = settings.get(above) if above else settings
+        if not isinstance(group, Namespace | None):
+            fail(UserError(f"{_whole(above, settings)} is {group!r}: expected settings by name"))
+        if not isinstance(group, Namespace) or key.rpartition(".")[2] not in group:
+            continue
+        value = settings.get(key)
+        if value is None and not _accepts_null(typehint):
+            name = getattr(typehint, "__name__", str(typehint))
+            fail(UserError(f"{_whole(key, settings)} is null: expected {name}"))
+        if reason := refused_function(typehint, value):
+            fail(UserError(f"{_whole(key, settings)}: {reason}"))
+
+
+def _whole(key: str, settings: Namespace) -> str:
+    """Give the key of a setting from the top of the configuration."""
+    construction = _current.get()
+    for above, value in _objects(construction.config, "") if construction is not None else ():
+        if value.get("class_path") and value.get("init_args") == settings:
+            return f"{above}.init_args.{key}"
+    return key
+
+
+def _accepts_null(typehint: Any) -> bool:
+    if get_origin(typehint) in {Union, UnionType}:
+        return any(_accepts_null(arg) for arg in get_args(typehint))
+    # A type that jsonargparse cannot check is an object of its own.
+    plain = inspect.isclass(typehint) and typehint is not object and typehint is not type(None)
+    return not plain and get_origin(typehint) is None
 
 
 def is_own(cls: type) -> bool:
@@ -125,9 +179,9 @@ def name_error(error: Exception, key: str, below: str, settings: Container[str])
     Returns:
         The error to raise.
     """
-    field = re.match(r"(?:\w+\.)*(\w+)", str(error))
-    if is_user_error(error) and field is not None and field[1] in settings:
-        return UserError(f"{below}.{field[1]}{str(error)[field.end() :]}")
+    first = re.match(r"(?:\w+\.)*(\w+)", str(error))
+    if is_user_error(error) and first is not None and first[1] in settings:
+        return UserError(f"{below}.{first[1]}{str(error)[first.end() :]}")
     return UserError(f"{key}: {describe(error)}")
 
 
@@ -193,8 +247,8 @@ def find_key(config: Any, cls: type, settings: dict[str, Any]) -> tuple[str, str
     return None
 
 
-def check_functions(typehint: Any, value: Any, key: str) -> None:
-    """Refuse a function in the place of a class unless it says that it returns what is expected.
+def refused_function(typehint: Any, value: Any) -> str | None:
+    """Tell why a function in the place of a class is not called, if there is one.
 
     A class is checked where it is parsed; a function that a configuration names would be called,
     and what it returns looked at later or never.
@@ -202,36 +256,30 @@ def check_functions(typehint: Any, value: Any, key: str) -> None:
     Args:
         typehint: The type that a key expects.
         value: The parsed value.
-        key: The key.
 
-    Raises:
-        UserError: If the value names such a function.
+    Returns:
+        What is expected, or null if every function is annotated to return that.
     """
     if isinstance(value, list | tuple):
-        for item in value:
-            check_functions(typehint, item, key)
-    if not isinstance(value, Namespace | dict):
-        return
-    path = value.get("class_path")
+        return next(filter(None, (refused_function(typehint, item) for item in value)), None)
+    path = value.get("class_path") if isinstance(value, Namespace | dict) else None
     if not isinstance(path, str):
-        for item in vars(value).values() if isinstance(value, Namespace) else value.values():
-            check_functions(typehint, item, key)
-        return
+        return None
     function = pkgutil.resolve_name(path)
     if inspect.isclass(function):
-        return
+        return None
     expected = _classes(typehint)
     try:
         returned = _classes(typing.get_type_hints(function).get("return"))
     except (TypeError, NameError, AttributeError):
         returned = set()
-    if not returned or not all(any(issubclass(r, e) for e in expected) for r in returned):
-        names = " or ".join(sorted(cls.__name__ for cls in expected)) or "a class"
-        error = UserError(
-            f"{key}: {path} is not called: expected a subclass of {names}, or a function whose "
-            "annotation says that it returns one"
-        )
-        fail(error)
+    if returned and all(any(issubclass(r, e) for e in expected) for r in returned):
+        return None
+    names = " or ".join(sorted(cls.__name__ for cls in expected)) or "a class"
+    return (
+        f"{path} is not called: expected a subclass of {names}, or a function whose annotation "
+        "says that it returns one"
+    )
 
 
 def _classes(typehint: Any) -> set[type]:

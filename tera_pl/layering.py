@@ -97,6 +97,8 @@ def _null_as_config(option: str, value: str) -> str | None:
     """
     if not option.startswith("--") or "." not in option or option.endswith(("+", ".help")):
         return None
+    if not value.strip():  # text, and no YAML
+        return None
     try:
         loaded = get_loader("yaml")(value)
     except yaml.YAMLError:

@@ -8,8 +8,8 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
-from tera_pl.construction import check_functions, fail
-from tera_pl.errors import UserError, is_user_error
+from tera_pl.construction import check_settings
+from tera_pl.errors import is_user_error
 
 # Lines of a jsonargparse message that repeat what the others say, for every type of a union.
 _NOISE = (
@@ -49,16 +49,10 @@ class Parser(LightningArgumentParser):
         self.exit(2)
 
     def instantiate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> Namespace:
-        """Instantiate, and never call a function that need not return what a key expects."""
-        for action in self._actions:
-            typehint = getattr(action, "_typehint", None)
-            if typehint is None or action.dest.endswith(".help"):
-                continue
-            above = action.dest.rpartition(".")[0]
-            group = namespace.get(above) if above else namespace
-            if not isinstance(group, Namespace | None):
-                fail(UserError(f"{above} is {group!r}: expected a mapping of settings"))
-            check_functions(typehint, namespace.get(action.dest), action.dest)
+        """Instantiate what passes `check_settings`."""
+        actions = (a for a in self._actions if not a.dest.endswith(".help"))
+        hints = {a.dest: a._typehint for a in actions if hasattr(a, "_typehint")}
+        check_settings(namespace, hints)
         return super().instantiate(namespace, *args, **kwargs)
 
 
@@ -85,7 +79,7 @@ def explain(message: str) -> str:
             given = given or line.removeprefix("Given value: ")
         elif match := _EXPECTED.match(line):
             expected.append(_name(match["type"]))
-            given = given or match["value"] or ""
+            given = given or (match["value"] or "").partition(". Got value: ")[0]
         elif match := _SUBCLASS.match(line):
             expected.append(f"a {match['type']}")
             given = given or match["path"] or match["value"] or ""
