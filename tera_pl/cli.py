@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
@@ -172,8 +172,8 @@ class TeraCLI(LightningCLI):
         # A copy: what is saved as the configuration names no version.
         whole = self.config.clone()
         config = whole[whole.subcommand]
-        if run := run_of(config.get("ckpt_path")):
-            trainer = config["trainer"]
+        run, trainer = run_of(config.get("ckpt_path")), config["trainer"]
+        if run is not None and isinstance(trainer, Namespace):
             trainer["logger"] = place_loggers(trainer["logger"], run)
         self._builder = Builder(config)
         with first_failure(config):

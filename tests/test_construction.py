@@ -143,7 +143,10 @@ REFUSED = {
         callback(f"{CALLBACKS}.LearningRateFinder"),
         "trainer.callbacks: LearningRateFinder is unsupported: the rate belongs to",
     ),
-    "number for a mapping": (["--config", "{trainer: 5}"], "trainer is 5: expected a mapping"),
+    "number for a mapping": (
+        ["--config", "{trainer: 5}"],
+        "trainer is 5: expected settings by name",
+    ),
 }
 
 
