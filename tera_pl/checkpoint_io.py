@@ -98,7 +98,13 @@ def _verify(checkpoint: Any, path: Any) -> dict[str, Any]:
             "model.init_args.backbone.path"
         )
     content = {key: value for key, value in checkpoint.items() if key != DIGESTS}
-    saved, found = checkpoint[DIGESTS], digest_entries(content)
+    saved = checkpoint[DIGESTS]
+    try:
+        found = digest_entries(content)
+    # What a damaged file makes of a tensor may not be one that can be read.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"ckpt_path: {path} is damaged ({reason}): {WHAT_TO_DO}") from error
     if changed := [name for name in found if name in saved and saved[name] != found[name]]:
         raise UserError(
             f"ckpt_path: {path} is damaged or was edited: {', '.join(_worst(changed))} differ from "

@@ -129,6 +129,18 @@ def test_checkpoint_that_is_cut_off_is_refused(tmp_path, kept):
         WholeCheckpointIO().load_checkpoint(path)
 
 
+def test_what_no_digest_is_of_is_damage_to_a_reader_and_an_error_to_a_writer(tmp_path):
+    path = tmp_path / "last.ckpt"
+    sparse = torch.eye(2).to_sparse()
+    torch.save({"a": sparse, "tera_pl_digests": {}}, path)
+    with pytest.raises(ValueError, match=rf"ckpt_path: {path} is damaged"):
+        WholeCheckpointIO().load_checkpoint(path)
+    with pytest.raises(
+        ValueError, match="checkpoint: a is a PosixPath: expected tensors and plain"
+    ):
+        WholeCheckpointIO().save_checkpoint({"a": tmp_path}, path)
+
+
 class Bomb:
     def __reduce__(self):
         return (os.mkdir, ("executed",))
