@@ -106,7 +106,7 @@ def test_mistake_is_told_once(tmp_path):
     """Both processes find it, when they load the model."""
     wrong = {"model.init_args.adapter.init_args.target_modules": "[nope]"}
     process = launch("fit", tmp_path, TWO | wrong)
-    _, errors = process.communicate(timeout=250)
+    _, errors = process.communicate(timeout=1200)
     assert process.returncode == 2
     told = [line for line in errors.splitlines() if "nope" in line]
     assert len(told) == 1
@@ -121,7 +121,7 @@ def test_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=1200)
     assert process.returncode == 1, errors[-2000:]
     (told,) = [line for line in errors.splitlines() if line.startswith("stopped")]
     step = torch.load(last, weights_only=True)["global_step"]
