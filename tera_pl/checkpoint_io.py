@@ -52,6 +52,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             raise stopped_by(error, Path(path).parent) from error
 
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint that a better one replaces; Lightning would remove a folder too."""
+        if "://" in str(path):
+            super().remove_checkpoint(path)
+        elif Path(path).suffix == ".ckpt" and Path(path).is_file():
+            Path(path).unlink()
+
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:

@@ -6,13 +6,15 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import (
     ArgsType,
@@ -37,6 +39,7 @@ from tera_pl.callbacks import (
     ResultsWriter,
     TensorBoardLayout,
 )
+from tera_pl.callbacks.run_folder import RunConfig, place_run
 from tera_pl.checkpoint_io import WholeCheckpointIO
 from tera_pl.checkpoint_paths import KEYWORDS, find_checkpoint
 from tera_pl.construction import Builder, first_failure, user_errors
@@ -78,6 +81,8 @@ class TeraCLI(LightningCLI):
     `precision_guard`, `matmul_precision`, `interruption`, `results` and `tensorboard` are
     configured by key, and `trainer.callbacks` is free for more.
     """
+
+    _dev_folder: TemporaryDirectory | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the standard callbacks, and links so that a fact is written once."""
@@ -185,12 +190,14 @@ class TeraCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; what starts from a checkpoint goes on in the folder of its run."""
-        if run := run_of(self._get(self.config, "ckpt_path")):
+        run = run_of(self._get(self.config, "ckpt_path"))
+        if run:
             keep_metrics(run)
             self.save_config_kwargs = {
                 "config_filename": f"config_{self.subcommand}.yaml",
                 "overwrite": True,
             }
+        kwargs["default_root_dir"] = self._root_folder(run)
         kwargs["plugins"] = _with_checkpoint_io(self._get(self.config_init, "trainer.plugins"))
         kwargs["strategy"] = adopt(self._get(self.config_init, "trainer.strategy"))
         check_trainer(self._get(self.config_init, "trainer"))
@@ -199,6 +206,27 @@ class TeraCLI(LightningCLI):
         check_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
         self._check_monitors(trainer)
         return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Leave out the standard callbacks that Lightning refuses without logger or checkpoints."""
+        if config["logger"] in (False, []):
+            callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
+        if config["enable_checkpointing"] is False:
+            callbacks = [c for c in callbacks if not isinstance(c, BestCheckpoint)]
+        return super()._instantiate_trainer(config, callbacks)
+
+    def _root_folder(self, run: Path | None) -> Path:
+        """Choose the folder for all that no logger places."""
+        if self._get(self.config_init, "trainer.fast_dev_run"):
+            self._dev_folder = TemporaryDirectory(prefix="tera_pl-fast_dev_run-")
+            return Path(self._dev_folder.name)
+        trainer = self._get(self.config_init, "trainer")
+        return run or place_run(trainer["logger"], trainer["default_root_dir"])
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; what a development run wrote goes with it."""
+        with self._dev_folder or nullcontext():
+            super()._run_subcommand(subcommand)
 
     def _check_monitors(self, trainer: Trainer) -> None:
         """Refuse a monitored name that the task never logs, before hours of training."""
@@ -282,6 +310,7 @@ def build(cli: type[CLI], args: ArgsType = None) -> CLI:
         auto_configure_optimizers=False,
         seed_everything_default=0,
         parser_class=Parser,
+        save_config_callback=RunConfig,
         # An abbreviated option is a typing mistake, not a wish.
         parser_kwargs={"allow_abbrev": False} | {c: {"allow_abbrev": False} for c in COMMANDS},
         args=expand(args) if args is None or isinstance(args, list) else args,

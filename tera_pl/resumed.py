@@ -9,6 +9,9 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import loggers
 
+from tera_pl.callbacks.run_folder import KIND
+from tera_pl.markers import read_marker
+
 PLACE = ("save_dir", "name", "version")
 
 
@@ -19,11 +22,13 @@ def run_of(checkpoint: str | None) -> Path | None:
         checkpoint: Path of the checkpoint, if there is one.
 
     Returns:
-        `runs/<name>/version_k`, or null for a checkpoint elsewhere.
+        `runs/<name>/version_k`, or null for a checkpoint elsewhere: a folder that this program did
+        not mark as a run is not written to.
     """
-    if not checkpoint or Path(checkpoint).parent.name != "checkpoints":
+    folder = Path(checkpoint).resolve().parent if checkpoint else Path()
+    if folder.name != "checkpoints" or read_marker(folder.parent, KIND) is None:
         return None
-    return Path(checkpoint).resolve().parent.parent
+    return folder.parent
 
 
 def place_loggers(configured: Any, run: Path) -> Any:

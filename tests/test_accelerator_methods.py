@@ -74,6 +74,7 @@ def test_whole_way(name, write, tmp_path, tiny_backbone):
     with Simulation():
         assert main(["fit", "--config", path]) == 0
         shutil.copytree(run / "checkpoints", resumed / "checkpoints")
+        shutil.copy(run / ".tera_pl", resumed)
         middle = str(resumed / "checkpoints" / "step2.ckpt")
         assert main(["fit", "--config", path, "--ckpt_path", middle]) == 0
         last = str(run / "checkpoints" / "last.ckpt")

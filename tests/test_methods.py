@@ -92,6 +92,7 @@ def test_from_fit_to_reload(name, config, tmp_path, tiny_backbone):
     runs = tmp_path / "runs" / name
     # Goes on from the middle, in another folder, to the same bits.
     shutil.copytree(runs / "version_0" / "checkpoints", runs / "version_1" / "checkpoints")
+    shutil.copy(runs / "version_0" / ".tera_pl", runs / "version_1")
     middle = str(runs / "version_1" / "checkpoints" / "step2.ckpt")
     assert main(["fit", "--config", path, "--ckpt_path", middle]) == 0
     whole, resumed = (

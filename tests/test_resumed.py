@@ -3,6 +3,7 @@
 import yaml
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from tera_pl.markers import mark_new_folder
 from tera_pl.resumed import keep_metrics
 from tests.attempts import attempt
 
@@ -18,6 +19,7 @@ def loggers_of(logger, tiny_config, tmp_path, monkeypatch, capsys, *arguments):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "moved" / "run" / "version_3"
     (run / "checkpoints").mkdir(parents=True)
+    mark_new_folder(run, "run")
     checkpoint = run / "checkpoints" / "last.ckpt"
     checkpoint.touch()
     config = yaml.safe_load(tiny_config.read_text())

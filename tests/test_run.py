@@ -230,7 +230,8 @@ def test_interrupted_run_resumes_to_the_same_bits(config, finished, tmp_path, mo
     every = ["--checkpoint.save_top_k", "-1", "--checkpoint.filename", "step{step}"]
     assert main(["fit", "--config", str(config), *every]) == 0
     runs = tmp_path / "runs" / "tiny"
-    shutil.copytree(runs / "version_0" / "checkpoints", runs / "version_1" / "checkpoints")
+    shutil.copytree(runs / "version_0", runs / "version_1")
+    (runs / "version_1" / "checkpoints" / "last.ckpt").unlink()
     checkpoint = str(runs / "version_1" / "checkpoints" / "step4.ckpt")
     assert main(["fit", "--config", str(config), *every, "--ckpt_path", checkpoint]) == 0
     whole = torch.load(runs / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)

@@ -19,8 +19,9 @@ import torch
 
 from tera_pl.cli import guard
 from tera_pl.stopped import RunStoppedError
-from tera_pl.whole_files import write_whole
+from tera_pl.whole_files import OVERWRITE_HELP, whole_folder, write_whole
 
+KIND = "pipeline benchmark"
 MEASURED = ("train_tokens", "train_seconds", "tokens_per_second", "peak_memory_bytes")
 
 
@@ -46,13 +47,22 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--peer", type=Path, required=True, help="for transformers' Trainer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, required=True, help="folder of pipeline.json, .md")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     options, overrides = parser.parse_known_args(args)
+    with whole_folder(options.output, KIND, replace=options.overwrite) as folder:
+        table = _compare(options, overrides, folder)
+    sys.stdout.write(table)
+    return 0
+
+
+def _compare(options: argparse.Namespace, overrides: Sequence[str], output: Path) -> str:
+    """Train every configuration in turns, write what was measured, and give it as a table."""
     rounds = []
     progress = Progress(options.rounds * (1 + len(options.config)))
     for number in range(options.rounds):
         found = {"Trainer": _train_peer(options.peer, overrides)}
         progress.report(f"round {number + 1}, Trainer", found["Trainer"])
-        folder = options.output / "runs" / f"round{number}"
+        folder = output / "runs" / f"round{number}"
         for config in options.config:
             found[config.stem] = _fit(config, overrides, folder)
             progress.report(f"round {number + 1}, {config.stem}", found[config.stem])
@@ -64,10 +74,9 @@ def main(args: Sequence[str]) -> int:
         "rounds": rounds,
     }
     table = as_table(rounds)
-    write_whole(options.output / "pipeline.json", json.dumps(report, indent=2) + "\n")
-    write_whole(options.output / "pipeline.md", table)
-    sys.stdout.write(table)
-    return 0
+    write_whole(output / "pipeline.json", json.dumps(report, indent=2) + "\n")
+    write_whole(output / "pipeline.md", table)
+    return table
 
 
 class Progress:

@@ -8,7 +8,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from tera_pl.callbacks.run_folder import run_folder
 from tera_pl.sharding import gather, load_trained
-from tera_pl.whole_files import whole_folder
+from tera_pl.whole_files import check_target, whole_folder
+
+KIND = "trained model"
 
 
 class BestAdapter(Callback):
@@ -18,7 +20,16 @@ class BestAdapter(Callback):
     adapter (`model.adapter: null`) writes the whole model to `model/`, in the format of
     transformers. Put this callback before those that describe the trained adapter: they then see
     the best weights, which stay in the model.
+
+    The folder of an earlier part of the same run is replaced, unless somebody added files to it:
+    then training does not start.
     """
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Check the place before training."""
+        folder = run_folder(trainer)
+        if stage == "fit" and trainer.is_global_zero:
+            check_target(folder / _name(pl_module), KIND, replace=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Load the best weights and save them."""
@@ -28,13 +39,17 @@ class BestAdapter(Callback):
             best = trainer.strategy.checkpoint_io.load_checkpoint(path, weights_only=True)
             load_trained(pl_module, best["state_dict"])
             rank_zero_info(f"best checkpoint: {path} ({checkpoint.monitor} = {_score(checkpoint)})")
-        folder = run_folder(trainer) / ("adapter" if pl_module.adapter else "model")
+        folder = run_folder(trainer) / _name(pl_module)
         # An adapter is whole in every process; a model that is trained in parts must be gathered.
         weights = {} if pl_module.adapter else {"state_dict": gather(pl_module.model)}
         if trainer.is_global_zero:
-            with whole_folder(folder) as part:
+            with whole_folder(folder, KIND, replace=True) as part:
                 pl_module.model.save_pretrained(part, **weights)
                 pl_module.tokenizer.save_pretrained(part)
+
+
+def _name(pl_module: Any) -> str:
+    return "adapter" if pl_module.adapter else "model"
 
 
 def _score(checkpoint: ModelCheckpoint) -> float | None:

@@ -7,6 +7,10 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from tera_pl.callbacks.run_folder import run_folder
+from tera_pl.errors import UserError
+from tera_pl.markers import claim_folder
+
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
 
@@ -16,6 +20,18 @@ class BestCheckpoint(ModelCheckpoint):
     Lightning forgets it if the folder is written another way than when the run started: relative
     or absolute, or moved. A worse checkpoint would then replace the best.
     """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a folder that this program did not write: files in it would be replaced."""
+        if self.filename is not None and {"/", ".."} & set(Path(self.filename).parts[:-1]):
+            raise UserError(f"checkpoint.filename is {self.filename!r}: expected a name, no path")
+        given = self.dirpath
+        super().setup(trainer, pl_module, stage)
+        run = run_folder(trainer).resolve()
+        if stage != "fit" or given is None or not trainer.is_global_zero:
+            return
+        if Path(given).resolve().parent != run:
+            claim_folder(Path(given), "folder of checkpoints")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last state if there was no validation to save it at.
@@ -47,6 +63,10 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict(state)
 
     def _locate(self, path: str) -> str:
-        """Find a file in this folder, or else where it was."""
+        """Find a file in this folder, or else where it was.
+
+        Resolved: a checkpoint that somebody else made could name a file outside as if it were in
+        here, and what is in here may be removed when a better one is saved.
+        """
         here = Path(str(self.dirpath)) / Path(path).name
-        return str(here) if here.exists() else path
+        return str(here) if here.exists() else str(Path(path).resolve())

@@ -1,6 +1,7 @@
 """Log the ranks of the weight updates."""
 
 import csv
+import io
 import time
 from collections import defaultdict
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from tera_pl.analysis.spectra import Spectrum, summarize_values
 from tera_pl.analysis.updates import adapted_layers, layer_singular_values
 from tera_pl.callbacks.run_folder import run_folder, tensorboard
 from tera_pl.errors import UserError
+from tera_pl.whole_files import open_whole, write_whole
 
 SECONDS_BETWEEN_WORDS = 10.0
 
@@ -64,7 +66,8 @@ class RankLogger(Callback):
         step = trainer.global_step
         _append_csv(folder / "ranks.csv", step, spectra)
         arrays: dict[str, Any] = {name: decomposed.numpy() for name, decomposed in values.items()}
-        np.savez(folder / "singular_values.npz", **arrays)
+        with open_whole(folder / "singular_values.npz") as file:
+            np.savez(file, **arrays)
         by_module: dict[str, list[Spectrum]] = defaultdict(list)
         for name, spectrum in spectra.items():
             by_module[name.rsplit(".", 1)[-1]].append(spectrum)
@@ -105,18 +108,19 @@ def _means(by_module: dict[str, list[Spectrum]]) -> dict[str, float]:
 
 
 def _append_csv(path: Path, step: int, spectra: dict[str, Spectrum]) -> None:
-    new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="") as file:
-        writer: csv.DictWriter | None = None
-        for name, spectrum in spectra.items():
-            layer, _, module = name.rpartition(".")
-            row = {"step": step, "layer": layer, "module": module, **asdict(spectrum)}
-            if writer is None:
-                writer = csv.DictWriter(file, row)
-                if new:
-                    writer.writeheader()
-            writer.writerow(row)
+    text = io.StringIO(path.read_text(encoding="utf-8") if path.exists() else "", newline="")
+    text.seek(0, io.SEEK_END)
+    new = text.tell() == 0
+    writer: csv.DictWriter | None = None
+    for name, spectrum in spectra.items():
+        layer, _, module = name.rpartition(".")
+        row = {"step": step, "layer": layer, "module": module, **asdict(spectrum)}
+        if writer is None:
+            writer = csv.DictWriter(text, row, lineterminator="\n")
+            if new:
+                writer.writeheader()
+        writer.writerow(row)
+    write_whole(path, text.getvalue())
 
 
 def _draw(by_module: dict[str, list[Spectrum]]) -> Figure:

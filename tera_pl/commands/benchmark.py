@@ -21,8 +21,9 @@ from tera_pl.benchmark.mixed import time_mixed_batches
 from tera_pl.benchmark.models import METHODS, SHAPES, adapt, build_base
 from tera_pl.benchmark.timing import Timing, kept_bytes, time_in_turns
 from tera_pl.errors import UserError
-from tera_pl.whole_files import write_whole
+from tera_pl.whole_files import OVERWRITE_HELP, check_target, whole_folder, write_whole
 
+KIND = "benchmark"
 FLOOR = "frozen"
 NEW_TOKENS = 32
 MEASUREMENTS = ("generation", "mixed", "step", "forward")
@@ -52,7 +53,9 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights")
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     options = parser.parse_args(args)
+    check_target(options.output, KIND, replace=options.overwrite)
     if unknown := set(options.methods) - METHODS.keys():
         raise UserError(
             f"--methods: {', '.join(sorted(unknown))} unknown: expected {', '.join(METHODS)}"
@@ -90,9 +93,10 @@ def main(args: Sequence[str]) -> int:
         "memory_tokens": options.tokens[-1],
     }
     table = _table(measured, memory)
-    write_whole(options.output / "benchmark.json", json.dumps(report, indent=2) + "\n")
-    write_whole(options.output / "benchmark.md", table)
-    save(_draw(measured, options.shape), options.output / "benchmark")
+    with whole_folder(options.output, KIND, replace=options.overwrite) as folder:
+        write_whole(folder / "benchmark.json", json.dumps(report, indent=2) + "\n")
+        write_whole(folder / "benchmark.md", table)
+        save(_draw(measured, options.shape), folder / "benchmark")
     sys.stdout.write(table)
     return 0
 

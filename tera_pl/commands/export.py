@@ -20,7 +20,9 @@ from tera_pl.checkpoint_io import WholeCheckpointIO
 from tera_pl.commands.model_card import write_card
 from tera_pl.errors import UserError
 from tera_pl.tasks.trained_model import TrainedModel, load_trained_model
-from tera_pl.whole_files import whole_folder, write_whole
+from tera_pl.whole_files import OVERWRITE_HELP, check_target, whole_folder, write_whole
+
+KIND = "export"
 
 # For runs without answers: what the outputs of adapted and merged model are compared on.
 TEXT = "A researcher merged an adapter into a model and asked both the same question."
@@ -37,8 +39,8 @@ def main(args: Sequence[str]) -> int:
         0.
 
     Raises:
-        UserError: If the checkpoint is not one of a run, the output is not empty, or the adapter
-            cannot be merged.
+        UserError: If the checkpoint is not one of a run, something is at the output already, or the
+            adapter cannot be merged.
     """
     parser = argparse.ArgumentParser(prog="python -m tera_pl export", description=main.__doc__)
     parser.add_argument("--ckpt_path", required=True, type=Path, help="checkpoint of a run")
@@ -50,9 +52,9 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--merge", action="store_true", help="add the updates to the weights")
     parser.add_argument("--dequantise", action="store_true", help="a quantised base, for --merge")
     parser.add_argument("--max_shard_size", default="5GB", help="largest file of weights")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     options = parser.parse_args(args)
-    if options.output.exists() and any(options.output.iterdir()):
-        raise UserError(f"--output: {options.output} is not empty: expected a new folder")
+    check_target(options.output, KIND, replace=options.overwrite)
     run = options.ckpt_path.parent.parent
     if not options.ckpt_path.is_file():
         raise UserError(f"--ckpt_path: no file {options.ckpt_path}: expected a .ckpt of a run")
@@ -60,7 +62,7 @@ def main(args: Sequence[str]) -> int:
     task = load_trained_model(checkpoint, options.backbone, options.trust_remote_code)
     del checkpoint
     results = read_results(run / "results.json")
-    with whole_folder(options.output) as folder:
+    with whole_folder(options.output, KIND, replace=options.overwrite) as folder:
         if options.merge and task.adapter is not None:
             report = _write_merged(task, folder, run, options)
         else:

@@ -15,7 +15,9 @@ from tera_pl.analysis.published import published_for
 from tera_pl.analysis.runs import Run, read_runs
 from tera_pl.analysis.tables import make_table, to_csv
 from tera_pl.commands.report_text import Section, write_report
-from tera_pl.whole_files import open_whole
+from tera_pl.whole_files import OVERWRITE_HELP, check_target, open_whole, whole_folder
+
+KIND = "report"
 
 
 def main(args: Sequence[str]) -> int:
@@ -35,10 +37,12 @@ def main(args: Sequence[str]) -> int:
         "runs", nargs="+", type=Path, metavar="RUNS", help="folders that hold runs at any depth"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the report")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     parser.add_argument(
         "--allow_mixed", action="store_true", help="put runs of different protocols into one table"
     )
     options = parser.parse_args(args)
+    check_target(options.output, KIND, replace=options.overwrite)
     runs, omissions = read_runs(options.runs)
     sets: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
@@ -46,9 +50,10 @@ def main(args: Sequence[str]) -> int:
     if not options.allow_mixed:
         for some in sets.values():
             check_same_protocol(some)
-    sections = [_make(some, options.output) for some in sets.values()]
     command = shlex.join(["python", "-m", "tera_pl", "report", *args])
-    write_report(options.output / "report.md", command, sections, omissions)
+    with whole_folder(options.output, KIND, replace=options.overwrite) as folder:
+        sections = [_make(some, folder) for some in sets.values()]
+        write_report(folder / "report.md", command, sections, omissions)
     return 0
 
 

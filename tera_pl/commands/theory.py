@@ -13,8 +13,9 @@ from torch import Tensor
 from tera_pl.analysis.fitting import best_fit, random_starts
 from tera_pl.analysis.theorems import error_bound, full_rank_counts
 from tera_pl.tensor import CoreInit, FactorInit, TensorNetwork, draw, network_keys, plan_modes
-from tera_pl.whole_files import open_whole
+from tera_pl.whole_files import OVERWRITE_HELP, check_target, open_whole, whole_folder
 
+KIND = "theory"
 SIZE = 64  # of the update that is approximated
 ORDERS = (1, 2, 3, 6)  # modes of each of its dimensions
 # Of core and factors: the defaults, and those for which the bound is reached.
@@ -58,17 +59,20 @@ def main(args: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m tera_pl theory", description=main.__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of the figures")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     options = parser.parse_args(args)
+    check_target(options.output, KIND, replace=options.overwrite)
     rows = [
         approximate(order, target, name, inits)
         for inits in INITS
         for name, target in targets().items()
         for order in ORDERS
     ]
-    for name, figure in (("theorem2", draw_counts()), ("theorem3", draw_errors(rows))):
-        for suffix in ("png", "svg"):
-            with open_whole(options.output / f"{name}.{suffix}") as file:
-                figure.savefig(file, format=suffix, dpi=150)
+    with whole_folder(options.output, KIND, replace=options.overwrite) as folder:
+        for name, figure in (("theorem2", draw_counts()), ("theorem3", draw_errors(rows))):
+            for suffix in ("png", "svg"):
+                with open_whole(folder / f"{name}.{suffix}") as file:
+                    figure.savefig(file, format=suffix, dpi=150)
     sys.stdout.write(count_table() + "\n" + error_table(rows))
     return 0
 
