@@ -265,6 +265,7 @@ def _one_of_two(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_score_as_one(tmp_path):
     mp.spawn(_one_of_two, args=(tmp_path,), nprocs=2)
     expected, _ = compute(OUTPUTS, REFERENCES)

@@ -82,6 +82,7 @@ for name in {names}:
 
 @pytest.mark.parametrize("capability", ["default", None])
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.slow
 def test_golden_values_on_other_vector_units_and_threads(capability, threads):
     environment = {k: v for k, v in os.environ.items() if k != "ATEN_CPU_CAPABILITY"}
     if capability is not None:
@@ -160,6 +161,7 @@ def test_orthogonal_factor_has_orthogonal_rows(shape):
 @pytest.mark.parametrize("core_init", [*DISTRIBUTIONS, "kronecker"])
 @pytest.mark.parametrize("factor_init", [*DISTRIBUTIONS, "identity", "kronecker"])
 @pytest.mark.parametrize("reduced", [False, True])
+@pytest.mark.slow
 def test_update_keeps_the_norm_in_expectation(core_init, factor_init, reduced):
     out_modes, in_modes = (4, 8), (6, 9)
     ranks = (3, 6, 5, 9) if reduced and factor_init in DISTRIBUTIONS else (4, 8, 6, 9)
