@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -27,6 +27,7 @@ from transformers.utils import logging
 
 from tera_pl.adapters import check_targets
 from tera_pl.adapters.layer import AdapterLayer
+from tera_pl.adapters.supported import inject
 from tera_pl.errors import UserError
 from tera_pl.hub import find_commit, how_to_download
 from tera_pl.packing import ATTENTION, check_packable
@@ -285,7 +286,7 @@ def add_adapter(
     # Lightning builds models under `torch.device("cuda")`, where PEFT would draw the projections
     # of VeRA and RandLoRA with a generator of the CPU.
     with torch.device("cpu"):
-        adapted = get_peft_model(model, adapter, revision=revision)
+        adapted = inject(model, adapter, revision)
     return adapted if model.device.type == "meta" else adapted.to(model.device)
 
 

@@ -1,92 +1,152 @@
-"""Add weight updates to the weights they belong to, with one rounding."""
+"""Merge adapters into the weights of a model, with one rounding, and prove the result."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.ia3.layer import IA3Layer
-from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
+from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from tera_pl.analysis.updates import adapted_layers, layer_update
+from tera_pl.analysis.merged_layers import TOLERANCE, is_floating, merge_copy, try_merging
+from tera_pl.analysis.updates import tuner_layers
 from tera_pl.errors import UserError
+from tera_pl.sharding import whole
+from tera_pl.stopped import RunStoppedError
+
+# A weight that is rounded once is half a step between neighbors away from the exact one at most. On
+# the way from float64 torch passes through float32: 2**-16 of half a step of bfloat16 more.
+LARGEST_SHARE = 1 + 2.0**-15
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """How far merged weights are from the exact sums.
+    """How far merged weights are from the exact ones.
 
     Args:
         layers: Number of merged layers.
-        largest: Largest distance of a merged weight to the sum in float64.
-        largest_share: The same in halves of the step between neighbours at that weight: at most
-            one where every sum was rounded to the nearest number.
+        largest: Largest distance of a merged weight to the exact one in float64.
+        largest_share: The same in halves of the step between neighbors at that weight: at most
+            one where every weight was rounded to the nearest number.
+        largest_layer_error: Largest difference between the outputs of a merged layer and the
+            adapted one, both in float64, as a share of the layer's largest output.
     """
 
     layers: int
     largest: float
     largest_share: float
+    largest_layer_error: float
+
+
+def check_mergeable(model: PeftModel) -> None:
+    """Refuse to merge what has no weight to be merged into, before any work is done.
+
+    Args:
+        model: An adapted model on any device, the meta device included; not changed.
+
+    Raises:
+        UserError: If the adapter is none that can be merged, or the base is quantized.
+    """
+    config = model.active_peft_config
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    instead = "export the adapter without --merge"
+    if config.is_prompt_learning:
+        raise UserError(
+            f"{kind} puts tokens before the input and changes no weight: there is nothing to "
+            f"merge; {instead}"
+        )
+    if not isinstance(model.base_model, BaseTuner):
+        raise UserError(f"{kind} adds modules that no weight can take in: {instead}")
+    layers = tuner_layers(model)
+    owners = Counter(
+        id(p) for module in model.modules() for p in module.parameters(recurse=False)
+    )
+    tried = set()
+    for name, layer in layers.items():
+        base = layer.get_base_layer()
+        if not is_floating(layer):
+            raise UserError(
+                f"{name} is quantized ({base.weight.dtype}): a sum in its type would lose the "
+                "update; export with --dequantise"
+            )
+        # What replaces tokens does so in both layers, and both agree.
+        own = base.parameters(recurse=False)
+        if not isinstance(layer, TrainableTokensLayer) and any(owners[id(p)] > 1 for p in own):
+            raise UserError(
+                f"{name} shares its weight with another layer, which would change too: {instead}"
+            )
+        like = (type(layer), type(base), getattr(base, "bias", None) is None)
+        if like not in tried:
+            tried.add(like)
+            try:
+                try_merging(layer)
+            except UserError as error:
+                raise UserError(f"{kind}, {name}: {error}; {instead}") from error
 
 
 @torch.no_grad()
 def merge(model: PeftModel) -> tuple[PreTrainedModel, Rounding]:
     """Merge an adapter into its base model, layer by layer, in place.
 
-    Sums are taken in float32 and rounded to the type of the weight once. One weight at a time is
-    held in float32 (in float64, to measure the rounding); there is no second copy of the model.
+    Every layer is merged in float64 and rounded to the type of its weights once. One layer at a time
+    is held in float64; there is no second copy of the model. A layer is accepted only if, before
+    rounding, it computes what the adapted layer does, and if no weight is further from the exact one
+    than rounding it once explains.
 
     Args:
         model: An adapted model; of no use afterwards.
 
     Returns:
         The base model with merged weights and every other trained tensor in its place, and how far
-        the merged weights are from the exact sums.
+        the merged weights are from the exact ones.
 
     Raises:
-        UserError: If the adapter is none that lies in the weights, or the base is quantised.
+        RunStoppedError: If a merged layer is not what the adapted one was.
     """
-    if model.active_peft_config.is_prompt_learning:
-        raise UserError(
-            f"{model.active_peft_config.peft_type.value} puts tokens before the input and changes "
-            "no weight: there is nothing to merge; export the adapter without --merge"
-        )
-    layers = adapted_layers(model)
-    roundings = [_merge_layer(name, layer) for name, layer in layers.items()]
+    check_mergeable(model)
+    layers = tuner_layers(model)
+    errors = [_merge_layer(name, layer) for name, layer in layers.items()]
     merged = model.unload()
-    largest, share = (max(values, default=0.0) for values in zip(*roundings, strict=True))
-    return merged, Rounding(len(layers), largest, share)
+    largest, share, layer_error = (max(values, default=0.0) for values in zip(*errors, strict=True))
+    return merged, Rounding(len(layers), largest, share, layer_error)
 
 
-def _merge_layer(name: str, layer: Any) -> tuple[float, float]:
+def _merge_layer(name: str, layer: Any) -> tuple[float, float, float]:
+    merged = merge_copy(layer)
+    # Not "greater": NaN is neither.
+    if not merged.error <= TOLERANCE:
+        raise RunStoppedError(
+            f"merging {name} would change what it computes, by {merged.error:.3g} of its largest "
+            f"output (at most {TOLERANCE:.3g} is rounding); nothing was written"
+        )
     base = layer.get_base_layer()
-    weight = base.weight
-    if not weight.is_floating_point():
-        raise UserError(
-            f"{name} is quantised ({weight.dtype}): a sum in its type would lose the update; "
-            "export with --dequantise"
-        )
-    if isinstance(layer, LoraLayer) and any(layer.lora_bias.values()):
-        raise UserError(
-            f"{name} has a trained bias (lora_bias): such an adapter is not merged here"
-        )
-    update = layer_update(layer)
-    update = update.T if isinstance(base, Conv1D) else update
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    merged = (weight.to(wide) + update.to(wide)).to(weight.dtype)
-    rounding = _measure(merged, weight.double() + update.double())
-    weight.data.copy_(merged)
-    if isinstance(layer, IA3Layer) and not layer.is_feedforward and base.bias is not None:
-        base.bias.data.mul_(layer.ia3_l["default"].flatten())
-    return rounding
+    own = dict(base.named_parameters())
+    largest = share = 0.0
+    for key, exact in merged.parameters.items():
+        if key not in own:
+            if exact.any():
+                raise UserError(f"{name} trains a {key}, and the model has no place for one")
+            continue
+        if torch.equal(exact, whole(own[key]).double()):
+            continue
+        own[key].data.copy_(exact)
+        found, found_share = _measure(own[key], exact)
+        if not found_share <= LARGEST_SHARE:
+            raise RunStoppedError(
+                f"merging {name}: a {key} is {found:.3g} away from the exact one, "
+                f"{found_share:.3g} halves of the step between neighbors; nothing was written"
+            )
+        largest, share = max(largest, found), max(share, found_share)
+    return largest, share, merged.error
 
 
 def _measure(merged: Tensor, exact: Tensor) -> tuple[float, float]:
     distance = (merged.double() - exact).abs()
     info = torch.finfo(merged.dtype)
-    # Half a step between neighbours of the exact sum; of the smallest normal number for less.
+    # Half a step between neighbors of the exact sum; of the smallest normal number for less.
     exponent = torch.floor(torch.log2(exact.abs().clamp(min=info.smallest_normal)))
     half_step = torch.exp2(exponent) * info.eps / 2
     return distance.max().item(), (distance / half_step).max().item()

@@ -1,20 +1,20 @@
 """The true weight update of every adapted layer, whatever the method, and its ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from peft.tuners.hira.layer import HiraLayer
-from peft.tuners.ia3.layer import IA3Layer
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.tuners.vera.layer import VeraLayer
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
+from tera_pl.adapters.initialization import initial_parameters
+from tera_pl.adapters.layer import AdapterLayer
 from tera_pl.adapters.loretta.layer import LorettaLayer
 from tera_pl.adapters.lotr.layer import LotrLayer
 from tera_pl.adapters.tera.layer import TeraLayer
+from tera_pl.analysis.merged_layers import TOLERANCE, is_floating, is_transposed, merge_copy
 from tera_pl.analysis.spectra import (
     Spectrum,
     singular_values,
@@ -22,6 +22,7 @@ from tera_pl.analysis.spectra import (
     singular_values_of_product,
     summarize_values,
 )
+from tera_pl.errors import UserError
 from tera_pl.sharding import whole
 from tera_pl.tensor import full_float32
 
@@ -34,9 +35,9 @@ def iter_updates(model: nn.Module, adapter_name: str = "default") -> Iterator[tu
         adapter_name: Which adapter.
 
     Yields:
-        The name of the layer in the base model and its update, of shape
-        `(out_features, in_features)`. Layers whose method defines no update matrix, such as prompt
-        methods, do not appear.
+        The name of the layer in the base model and its weight update, of shape
+        `(out_features, in_features)`; see `layer_update`. Layers whose method adapts no matrix, such
+        as prompt methods, do not appear.
     """
     for name, layer in adapted_layers(model, adapter_name).items():
         yield name, layer_update(layer, adapter_name)
@@ -80,11 +81,28 @@ def iter_spectra(model: nn.Module, adapter_name: str = "default") -> Iterator[tu
     """
     for name, layer in adapted_layers(model, adapter_name).items():
         values = layer_singular_values(layer, adapter_name)
-        yield name, summarize_values(values, (layer.out_features, layer.in_features))
+        yield name, summarize_values(values, update_shape(layer))
 
 
 def adapted_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, Any]:
-    """Find the layers with a weight update.
+    """Find the layers whose weight is a matrix that an adapter changes.
+
+    Args:
+        model: A model that PEFT has adapted.
+        adapter_name: Which adapter.
+
+    Returns:
+        The layers by their names in the base model.
+    """
+    return {
+        name: layer
+        for name, layer in tuner_layers(model, adapter_name).items()
+        if isinstance(layer, AdapterLayer) or _is_matrix(layer)
+    }
+
+
+def tuner_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, Any]:
+    """Find all layers that have an adapter, whatever it changes.
 
     Args:
         model: A model that PEFT has adapted.
@@ -98,38 +116,41 @@ def adapted_layers(model: nn.Module, adapter_name: str = "default") -> dict[str,
         name.removeprefix(prefix): layer
         for name, layer in model.named_modules()
         if isinstance(layer, BaseTunerLayer)
-        and (hasattr(layer, "get_delta_weight") or isinstance(layer, IA3Layer))
-        and any(adapter_name in getattr(layer, key) for key in layer.adapter_layer_names)
+        and any(adapter_name in getattr(layer, key, ()) for key in layer.adapter_layer_names)
     }
 
 
 @torch.no_grad()
 @full_float32()
 def layer_update(layer: Any, adapter_name: str = "default") -> Tensor:
-    """Give the true update of a layer.
+    """Give the weight update of a layer: its merged weight less its base weight.
+
+    Where the initialization of the adapter has moved the base weight (PiSSA, OLoRA), the base
+    weight is what both were together before the first step, for models that `inject` has adapted.
 
     Args:
         layer: An adapted layer.
         adapter_name: Which adapter.
 
     Returns:
-        `DeltaW` of shape `(out_features, in_features)`.
+        `DeltaW` of shape `(out_features, in_features)`, taken in float64 and rounded to float32 (not
+        where the base has float64). `(embedding_dim, num_embeddings)` for an embedding.
+
+    Raises:
+        UserError: If there is no such matrix, because the update depends on the input.
     """
-    if isinstance(layer, IA3Layer):
-        return _base_weight(layer) * (layer.ia3_l[adapter_name] - 1)
-    delta = layer.get_delta_weight(adapter_name)
-    if isinstance(layer, HiraLayer):
-        # PEFT returns the factor B A of HiRA; its update is W0 * (B A) (Huang et al., 2025, Eq. 5).
-        return _base_weight(layer) * delta
-    if isinstance(layer, LoraLayer) and adapter_name in layer.lora_magnitude_vector:
-        # And B A of DoRA, whose rows get length m after the sum (Liu et al., 2024, Eq. 5).
-        weight = _base_weight(layer)
-        moved = weight + delta
-        magnitude = layer.lora_magnitude_vector[adapter_name].weight
-        direction = 0 if getattr(layer, "fan_in_fan_out", False) else 1
-        length = torch.linalg.norm(moved, dim=direction)
-        return moved * (magnitude / length).unsqueeze(direction) - weight
-    return delta
+    if isinstance(layer, AdapterLayer) and not is_floating(layer):
+        # These add what `get_delta_weight` says to a base of any kind.
+        return layer.get_delta_weight(adapter_name)
+    weight = layer.get_base_layer().weight
+    initial = initial_parameters(layer)
+    merged = _merged_weight(layer, adapter_name)
+    if initial is None:
+        before = whole(weight.detach()).double()
+    else:
+        before = _merged_weight(layer, adapter_name, initial)
+    update = (merged - before).to(torch.promote_types(weight.dtype, torch.float32))
+    return update.T if is_transposed(layer) else update
 
 
 @torch.no_grad()
@@ -145,23 +166,53 @@ def layer_singular_values(layer: Any, adapter_name: str = "default") -> Tensor:
         The `min(out_features, in_features)` singular values in descending order, on the CPU.
 
     Raises:
-        ValueError: If the update has a NaN or an infinite entry.
+        ValueError: If the update has a NaN or an infinite entry, or there is none.
     """
-    full = min(layer.out_features, layer.in_features)
+    full = min(update_shape(layer))
     factors = _factors(layer, adapter_name)
     if isinstance(layer, TeraLayer):
         values = singular_values_of_network(layer.get_tensor_network(adapter_name))
     elif factors is not None and factors[0].shape[1] < full:
         values = singular_values_of_product(*factors)
     else:
-        values = singular_values(layer_update(layer, adapter_name))
+        update = layer_update(layer, adapter_name)
+        # Rows and columns of zeros, as where some tokens are trained, have no part in the others.
+        nonzero = update != 0
+        values = singular_values(update[nonzero.any(1)][:, nonzero.any(0)])
     # An inner size above the smaller side may leave more values than there are: all zero.
     values = values[:full].cpu()
     return torch.cat([values, values.new_zeros(full - len(values))])
 
 
+def update_shape(layer: Any) -> tuple[int, int]:
+    """Give `(out_features, in_features)` of an adapted layer."""
+    if isinstance(layer, AdapterLayer) or not is_floating(layer):
+        return layer.out_features, layer.in_features
+    rows, columns = layer.get_base_layer().weight.shape
+    return (columns, rows) if is_transposed(layer) else (rows, columns)
+
+
+def _is_matrix(layer: Any) -> bool:
+    weight = getattr(layer.get_base_layer(), "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2
+
+
+def _merged_weight(
+    layer: Any, adapter_name: str, values: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    merged = merge_copy(layer, adapter_name, values)
+    if merged.error > TOLERANCE:
+        raise UserError(
+            "no weight gives what the layer computes with its adapter: the update depends on the "
+            "input, or PEFT merges it wrongly"
+        )
+    return merged.parameters["weight"]
+
+
 def _factors(layer: Any, adapter_name: str) -> tuple[Tensor, Tensor] | None:
     """Two factors whose product is the update or its transpose, if that is what it is."""
+    if initial_parameters(layer) is not None:
+        return None
     if isinstance(layer, LorettaLayer | LotrLayer):
         return layer.get_delta_factors(adapter_name)
     if isinstance(layer, VeraLayer):
@@ -174,7 +225,3 @@ def _factors(layer: Any, adapter_name: str) -> tuple[Tensor, Tensor] | None:
         if len(pair) == 2 and all(isinstance(linear, nn.Linear) for linear in pair):
             return layer.scaling[adapter_name] * pair[0].weight.double(), pair[1].weight
     return None
-
-
-def _base_weight(layer: Any) -> Tensor:
-    return whole(dequantize_module_weight(layer.get_base_layer()))

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 from transformers import get_scheduler
 
+from tera_pl.adapters.supported import NeedsWeightsError
 from tera_pl.backbone import (
     Backbone,
     add_adapter,
@@ -223,6 +224,8 @@ class CausalLMTask(LightningModule):
         """Inject the adapter into the meta model, where what it refuses costs nothing."""
         try:
             return add_adapter(model, adapter)
+        except NeedsWeightsError:  # found out when the weights are there
+            return model
         except Exception as error:
             if is_own(type(adapter)) and not is_user_error(error):
                 raise

@@ -1,0 +1,106 @@
+"""Which methods of PEFT can be trained here, decided before any weight is loaded."""
+
+from typing import Any
+
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+
+from tera_pl.adapters.initialization import remember_initialization, sample_weights
+from tera_pl.errors import UserError
+
+# What PEFT leaves to a training loop of its own, and no attribute of a method says. Without it
+# these train, but they train something else than their papers say.
+UNSUPPORTED = {
+    "ADALORA": "it moves ranks between layers after every step (update_and_allocate) and adds an "
+    "orthogonality term to the loss, both in a training loop of its own",
+    "MULTITASK_PROMPT_TUNING": "it needs the number of the task of every example (task_ids)",
+    "POLY": "it needs the number of the task of every example (task_ids)",
+    "XLORA": "it mixes LoRA adapters that were trained before",
+}
+# The same for settings: method, name of the setting, does its value need what is not there.
+UNSUPPORTED_SETTINGS = (
+    ("ADAMSS", "use_asa", bool, "masks change in a training loop of its own"),
+    ("CPT", "opt_weighted_loss_type", lambda v: v != "none", "PEFT weighs the loss in its forward"),
+    ("SHADOW", "auxiliary_loss_weight", bool, "PEFT adds to the loss in its forward; set it to 0"),
+    (
+        "LORA",
+        "init_lora_weights",
+        lambda v: v in ("eva", "lora_ga") or str(v).startswith("corda"),
+        "it reads data before training",
+    ),
+)
+
+
+class NeedsWeightsError(UserError):
+    """The method is initialized from weights, which a model on the meta device does not have."""
+
+
+def inject(model: Any, config: PeftConfig, revision: str | None = None) -> PeftModel:
+    """Inject an adapter into a model and remember how it began.
+
+    Args:
+        model: The base model; changed in place, as PEFT does. On the meta device this checks that
+            the adapter fits, at no cost.
+        config: Configuration of any PEFT method.
+        revision: Commit, tag or branch of the model on the Hub, written beside its name.
+
+    Returns:
+        The adapted model.
+
+    Raises:
+        NeedsWeightsError: If the model is on the meta device and the method reads its weights.
+        UserError: If the method cannot be trained here, or does not fit the model.
+    """
+    check_supported(config)
+    before = sample_weights(model)
+    try:
+        adapted = get_peft_model(model, config, revision=revision)
+    except UserError:
+        raise
+    # Settings meet the sizes of the model here for the first time; PEFT raises all kinds of errors.
+    except Exception as error:
+        name = type(config).__name__
+        if is_from_meta(error, model):
+            raise NeedsWeightsError(
+                f"model.adapter: {name} is initialized from the weights: this cannot be told from "
+                "the architecture alone"
+            ) from error
+        raise UserError(
+            f"model.adapter: {name} does not fit the model: {error or type(error).__name__}"
+        ) from error
+    remember_initialization(adapted, before)
+    return adapted
+
+
+def check_supported(config: PeftConfig) -> None:
+    """Refuse a method that PEFT can inject but that would not train as it is meant.
+
+    Args:
+        config: Configuration of any PEFT method.
+
+    Raises:
+        UserError: If it needs something that a run does not do.
+    """
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    name = f"model.adapter: {type(config).__name__}"
+    if kind in UNSUPPORTED:
+        raise UserError(f"{name} cannot be trained here: {UNSUPPORTED[kind]}")
+    for method, setting, needs_more, reason in UNSUPPORTED_SETTINGS:
+        value = getattr(config, setting, None)
+        if method == kind and needs_more(value):
+            raise UserError(f"{name} cannot be trained here with {setting} {value!r}: {reason}")
+
+
+def is_from_meta(error: Exception, model: nn.Module) -> bool:
+    """Check whether an error comes from the meta device and not from the method.
+
+    Args:
+        error: What was raised.
+        model: What it was raised for.
+
+    Returns:
+        True if the model is on the meta device and the error names it: some operations have no
+        result without values.
+    """
+    on_meta = any(parameter.device.type == "meta" for parameter in model.parameters())
+    return on_meta and "meta" in str(error)
