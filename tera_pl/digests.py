@@ -11,8 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
+from tera_pl.adapters.model import AdapterModel
 from tera_pl.errors import UserError
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
@@ -68,13 +71,28 @@ def fingerprint_frozen(model: nn.Module) -> str:
     effect, and what is identified is what computes.
 
     Args:
-        model: A model, adapted or not. Parameters that require a gradient are left out.
+        model: A model, adapted or not. Parameters that require a gradient are left out. What PEFT
+            draws for an adapter and saves with it is in.
 
     Returns:
         A hexadecimal digest; that of nothing if every parameter is trained.
     """
-    named = model.named_parameters()
-    return digest_all({name: p for name, p in named if not p.requires_grad})
+    tensors = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+    return digest_all(tensors | _drawn(model))
+
+
+def _drawn(model: Any) -> dict[str, Tensor]:
+    """What PEFT saves with an adapter that is no parameter: positions that SHiRA has drawn.
+
+    Our own adapters have a digest of their own over what they draw.
+    """
+    if not isinstance(model, PeftModel) or not isinstance(model.base_model, BaseTuner):
+        return {}
+    if isinstance(model.base_model, AdapterModel):
+        return {}
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    known = {p.data_ptr() for p in model.parameters()}
+    return {f"adapter.{key}": t for key, t in state.items() if t.data_ptr() not in known}
 
 
 def digest_entries(content: Mapping[str, Any]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Initializations that move the base weight: PiSSA, OLoRA and their kind.
 
 They take out of the frozen weight what the adapter begins with, so that both together are the
-pretrained weight. What training has changed is then the adapter less its beginning, not the adapter.
+pretrained weight. What training has changed is then the adapter less its beginning.
 """
 
 from collections.abc import Mapping

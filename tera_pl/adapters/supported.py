@@ -49,24 +49,18 @@ def inject(model: Any, config: PeftConfig, revision: str | None = None) -> PeftM
 
     Raises:
         NeedsWeightsError: If the model is on the meta device and the method reads its weights.
-        UserError: If the method cannot be trained here, or does not fit the model.
+        UserError: If the method cannot be trained here.
     """
     check_supported(config)
     before = sample_weights(model)
     try:
         adapted = get_peft_model(model, config, revision=revision)
-    except UserError:
-        raise
-    # Settings meet the sizes of the model here for the first time; PEFT raises all kinds of errors.
     except Exception as error:
-        name = type(config).__name__
-        if is_from_meta(error, model):
-            raise NeedsWeightsError(
-                f"model.adapter: {name} is initialized from the weights: this cannot be told from "
-                "the architecture alone"
-            ) from error
-        raise UserError(
-            f"model.adapter: {name} does not fit the model: {error or type(error).__name__}"
+        if not is_from_meta(error, model):
+            raise
+        raise NeedsWeightsError(
+            f"{type(config).__name__} is initialized from the weights: the architecture alone "
+            "does not tell what it adds"
         ) from error
     remember_initialization(adapted, before)
     return adapted
@@ -82,7 +76,7 @@ def check_supported(config: PeftConfig) -> None:
         UserError: If it needs something that a run does not do.
     """
     kind = getattr(config.peft_type, "value", config.peft_type)
-    name = f"model.adapter: {type(config).__name__}"
+    name = type(config).__name__
     if kind in UNSUPPORTED:
         raise UserError(f"{name} cannot be trained here: {UNSUPPORTED[kind]}")
     for method, setting, needs_more, reason in UNSUPPORTED_SETTINGS:
@@ -103,4 +97,4 @@ def is_from_meta(error: Exception, model: nn.Module) -> bool:
         result without values.
     """
     on_meta = any(parameter.device.type == "meta" for parameter in model.parameters())
-    return on_meta and "meta" in str(error)
+    return on_meta and "meta" in str(error).lower()

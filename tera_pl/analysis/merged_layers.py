@@ -1,9 +1,10 @@
 """The weight that makes a layer alone what it is with its adapter: the definition of DeltaW here.
 
 Methods of PEFT add to a weight, scale it, rotate it or replace it, and what they call
-`get_delta_weight` is not always the weight update. What all of them have is `merge`. On a copy of the
-layer in float64 it gives the merged weight exactly, and the copy shows whether the merged layer
-computes what the adapted one does. The weight update is the merged weight less the base weight.
+`get_delta_weight` is not always the weight update. What they have in common is `merge`. On a copy
+of the layer in float64 it gives the merged weight exactly, and the copy shows whether the merged
+layer computes what the adapted one does. The weight update is the merged weight less the base
+weight.
 """
 
 import copy
@@ -19,8 +20,8 @@ from tera_pl.errors import UserError
 from tera_pl.sharding import whole
 
 # Largest difference between the outputs of the merged and the adapted layer, as a share of the
-# largest output. Both are computed in float64, where methods differ by 1e-15; some compute a part in
-# float32 whatever the type of their parameters (C3A, DEFT: 1e-7).
+# largest output. Both are computed in float64, where methods differ by 1e-15; some compute a part
+# in float32 whatever the type of their parameters (C3A, DEFT: 1e-7).
 TOLERANCE = 2.0**-18
 ROWS = 8
 
@@ -95,7 +96,7 @@ def try_merging(layer: Any, adapter_name: str = "default") -> None:
         _merge(replica, adapter_name)
     except UserError as error:
         # Some operations have no result without values: they are found out when it is merged.
-        if "meta" not in str(error.__cause__):
+        if "meta" not in str(error.__cause__).lower():
             raise
         return
     if not had_bias and getattr(replica.get_base_layer(), "bias", None) is not None:

@@ -61,9 +61,7 @@ def check_mergeable(model: PeftModel) -> None:
     if not isinstance(model.base_model, BaseTuner):
         raise UserError(f"{kind} adds modules that no weight can take in: {instead}")
     layers = tuner_layers(model)
-    owners = Counter(
-        id(p) for module in model.modules() for p in module.parameters(recurse=False)
-    )
+    owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     tried = set()
     for name, layer in layers.items():
         base = layer.get_base_layer()
@@ -91,10 +89,10 @@ def check_mergeable(model: PeftModel) -> None:
 def merge(model: PeftModel) -> tuple[PreTrainedModel, Rounding]:
     """Merge an adapter into its base model, layer by layer, in place.
 
-    Every layer is merged in float64 and rounded to the type of its weights once. One layer at a time
-    is held in float64; there is no second copy of the model. A layer is accepted only if, before
-    rounding, it computes what the adapted layer does, and if no weight is further from the exact one
-    than rounding it once explains.
+    Every layer is merged in float64 and rounded to the type of its weights once. One layer at a
+    time is held in float64; there is no second copy of the model. A layer is accepted only if,
+    before rounding, it computes what the adapted layer does, and if no weight is further from the
+    exact one than rounding it once explains.
 
     Args:
         model: An adapted model; of no use afterwards.

@@ -131,7 +131,7 @@ class Run:
 
     @cached_property
     def ranks(self) -> list[dict[str, str]]:
-        """Rows of `ranks.csv` at the last step that was logged; empty if there is no such file."""
+        """Rows of `ranks.csv` with ranks at the last step that was logged; empty without a file."""
         path = self.path / "ranks.csv"
         if not path.exists():
             return []
@@ -139,7 +139,7 @@ class Run:
             rows = list(csv.DictReader(file))
         try:
             last = max((int(row["step"]) for row in rows), default=0)
-            return [row for row in rows if int(row["step"]) == last]
+            return [row for row in rows if int(row["step"]) == last and row["rank"]]
         except (KeyError, ValueError, TypeError) as error:
             raise damaged(path, f"no step of a row ({error})") from None
 

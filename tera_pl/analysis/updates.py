@@ -36,8 +36,8 @@ def iter_updates(model: nn.Module, adapter_name: str = "default") -> Iterator[tu
 
     Yields:
         The name of the layer in the base model and its weight update, of shape
-        `(out_features, in_features)`; see `layer_update`. Layers whose method adapts no matrix, such
-        as prompt methods, do not appear.
+        `(out_features, in_features)`; see `layer_update`. Layers whose method adapts no matrix,
+        such as prompt methods, do not appear.
     """
     for name, layer in adapted_layers(model, adapter_name).items():
         yield name, layer_update(layer, adapter_name)
@@ -133,8 +133,8 @@ def layer_update(layer: Any, adapter_name: str = "default") -> Tensor:
         adapter_name: Which adapter.
 
     Returns:
-        `DeltaW` of shape `(out_features, in_features)`, taken in float64 and rounded to float32 (not
-        where the base has float64). `(embedding_dim, num_embeddings)` for an embedding.
+        `DeltaW` of shape `(out_features, in_features)`, taken in float64 and rounded to float32,
+        unless the base has float64; of shape `(embedding_dim, num_embeddings)` for an embedding.
 
     Raises:
         UserError: If there is no such matrix, because the update depends on the input.

@@ -2,9 +2,11 @@
 
 import csv
 import io
+import os
 import time
 from collections import defaultdict
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from tera_pl.analysis.spectra import Spectrum, summarize_values
-from tera_pl.analysis.updates import adapted_layers, layer_singular_values
+from tera_pl.analysis.updates import adapted_layers, layer_singular_values, update_shape
 from tera_pl.callbacks.run_folder import run_folder, tensorboard
 from tera_pl.errors import UserError
 from tera_pl.whole_files import open_whole, write_whole
@@ -31,7 +33,9 @@ class RankLogger(Callback):
     with one row per layer and point, and `singular_values.npz` with those of the last point by
     layer. A decomposition of a 4096 x 4096 update that is no product of thin factors takes seconds,
     so ranks are taken at the end of training and, if asked, every so many validations. One update
-    is in memory at a time. A layer whose update has a NaN has no row; a warning names it.
+    is in memory at a time. A layer that has no ranks, because its update has a NaN or depends on
+    the input, has a row with the reason in its column `note`, and a warning names it. Whatever goes
+    wrong here is a warning: a finished run is worth more than its ranks.
 
     Args:
         every_n_validations: Also log after every so many validations; 0 logs at the end only.
@@ -56,15 +60,26 @@ class RankLogger(Callback):
         self._log(trainer, pl_module)
 
     def _log(self, trainer: Trainer, pl_module: Any) -> None:
+        try:
+            self._write(trainer, pl_module)
+        except Exception as error:
+            if os.environ.get("TERA_PL_DEBUG"):
+                raise
+            rank_zero_warn(f"ranks are not logged: {_describe(error)}")
+
+    def _write(self, trainer: Trainer, pl_module: Any) -> None:
         folder = run_folder(trainer)
         # Some updates contain the base weight, which all processes gather together.
         if not trainer.is_global_zero and pl_module.device_mesh is None:
             return
-        values, spectra = _decompose(pl_module.model)
-        if not spectra or not trainer.is_global_zero:
+        values, spectra, failures = _decompose(pl_module.model)
+        _warn(failures)
+        if not trainer.is_global_zero or not (spectra or failures):
             return
         step = trainer.global_step
-        _append_csv(folder / "ranks.csv", step, spectra)
+        _append_csv(folder / "ranks.csv", step, spectra, failures)
+        if not spectra:
+            return
         arrays: dict[str, Any] = {name: decomposed.numpy() for name, decomposed in values.items()}
         with open_whole(folder / "singular_values.npz") as file:
             np.savez(file, **arrays)
@@ -77,10 +92,13 @@ class RankLogger(Callback):
             writer.add_figure("ranks/per_layer", _draw(by_module), global_step=step)
 
 
-def _decompose(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Spectrum]]:
-    """Singular values and ranks by layer, with a word now and then where it takes long."""
+def _decompose(
+    model: nn.Module,
+) -> tuple[dict[str, Tensor], dict[str, Spectrum], dict[str, str]]:
+    """Singular values, ranks and reasons for none by layer, with a word where it takes long."""
     values: dict[str, Tensor] = {}
     spectra: dict[str, Spectrum] = {}
+    failures: dict[str, str] = {}
     layers = adapted_layers(model)
     start = told = time.monotonic()
     for done, (name, layer) in enumerate(layers.items()):
@@ -90,12 +108,25 @@ def _decompose(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Spectrum]
             rank_zero_info(f"ranks: {done} of {len(layers)} updates, about {left:.0f} s left")
         try:
             decomposed = layer_singular_values(layer).float()
-        except ValueError as error:
-            rank_zero_warn(f"no ranks of {name}: {error}")
-            continue
-        values[name] = decomposed
-        spectra[name] = summarize_values(decomposed, (layer.out_features, layer.in_features))
-    return values, spectra
+            spectra[name] = summarize_values(decomposed, update_shape(layer))
+            values[name] = decomposed
+        # Methods of other packages raise what they like, and the run is finished.
+        except Exception as error:  # noqa: BLE001
+            failures[name] = _describe(error)
+    return values, spectra, failures
+
+
+def _describe(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+def _warn(failures: Mapping[str, str]) -> None:
+    """One line for each reason, however many layers it has."""
+    for reason in dict.fromkeys(failures.values()):
+        names = [name for name, found in failures.items() if found == reason]
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        rank_zero_warn(f"no ranks of {names[0]}{more}: {reason}")
 
 
 def _means(by_module: dict[str, list[Spectrum]]) -> dict[str, float]:
@@ -107,19 +138,20 @@ def _means(by_module: dict[str, list[Spectrum]]) -> dict[str, float]:
     }
 
 
-def _append_csv(path: Path, step: int, spectra: dict[str, Spectrum]) -> None:
+def _append_csv(
+    path: Path, step: int, spectra: Mapping[str, Spectrum], failures: Mapping[str, str]
+) -> None:
     text = io.StringIO(path.read_text(encoding="utf-8") if path.exists() else "", newline="")
     text.seek(0, io.SEEK_END)
-    new = text.tell() == 0
-    writer: csv.DictWriter | None = None
-    for name, spectrum in spectra.items():
+    rows = {name: asdict(spectrum) for name, spectrum in spectra.items()}
+    rows |= {name: {"note": reason} for name, reason in failures.items()}
+    columns = ["step", "layer", "module", *(field.name for field in fields(Spectrum)), "note"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if text.tell() == 0:
+        writer.writeheader()
+    for name, row in rows.items():
         layer, _, module = name.rpartition(".")
-        row = {"step": step, "layer": layer, "module": module, **asdict(spectrum)}
-        if writer is None:
-            writer = csv.DictWriter(text, row, lineterminator="\n")
-            if new:
-                writer.writeheader()
-        writer.writerow(row)
+        writer.writerow({"step": step, "layer": layer, "module": module, **row})
     write_whole(path, text.getvalue())
 
 

@@ -14,11 +14,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tera_pl.analysis import count
-from tera_pl.analysis.merging import merge
+from tera_pl.analysis.merging import check_mergeable, merge
 from tera_pl.analysis.result_files import read_results
+from tera_pl.analysis.wide import largest_allowed_error, largest_difference, widened
 from tera_pl.checkpoint_io import WholeCheckpointIO
 from tera_pl.commands.model_card import write_card
 from tera_pl.errors import UserError
+from tera_pl.stopped import RunStoppedError
 from tera_pl.tasks.trained_model import TrainedModel, load_trained_model
 from tera_pl.whole_files import OVERWRITE_HELP, check_target, whole_folder, write_whole
 
@@ -59,7 +61,13 @@ def main(args: Sequence[str]) -> int:
     if not options.ckpt_path.is_file():
         raise UserError(f"--ckpt_path: no file {options.ckpt_path}: expected a .ckpt of a run")
     checkpoint = WholeCheckpointIO().load_checkpoint(options.ckpt_path)
-    task = load_trained_model(checkpoint, options.backbone, options.trust_remote_code)
+    # What cannot be merged is refused before any weight is loaded.
+    task = load_trained_model(
+        checkpoint,
+        options.backbone,
+        options.trust_remote_code,
+        check=check_mergeable if options.merge else None,
+    )
     del checkpoint
     results = read_results(run / "results.json")
     with whole_folder(options.output, KIND, replace=options.overwrite) as folder:
@@ -80,7 +88,12 @@ def main(args: Sequence[str]) -> int:
 def _write_merged(
     task: TrainedModel, folder: Path, run: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Merge in place, write, and compare with what the adapted model said before."""
+    """Merge in place, write, and compare with what the adapted model said before.
+
+    The folder is read again as anybody will read it. If its logits differ from those of the adapted
+    model, evaluated in a wider type, by more than rounding explains (`largest_allowed_error`), the
+    export fails.
+    """
     model = task.model
     if getattr(model.get_base_model(), "hf_quantizer", None) is not None:
         if not options.dequantise:
@@ -91,6 +104,9 @@ def _write_merged(
         model.get_base_model().dequantize()
     batches = _prompts(task, run)
     before = [_logits(model, ids) for ids in batches]
+    with widened(model):
+        exact = [_logits(model, ids) for ids in batches]
+    allowed = largest_allowed_error(before, exact, model.get_base_model().dtype)
     counts = asdict(count(model))
     merged, rounding = merge(model)
     merged.save_pretrained(folder, max_shard_size=options.max_shard_size)
@@ -100,13 +116,22 @@ def _write_merged(
     # As anybody will load it: from the files, without an adapter.
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
     after = [_logits(plain, ids) for ids in batches]
-    errors = [(a - b).abs().max().item() for a, b in zip(after, before, strict=True)]
+    error = largest_difference(after, exact)
+    # Not "greater": NaN is neither.
+    if not error <= allowed:
+        raise RunStoppedError(
+            f"the merged model's logits differ from the adapted model's by {error:.3g}, of "
+            f"{_largest(exact):.3g} at most, and rounding to {plain.dtype} explains no more than "
+            f"{allowed:.3g}: nothing was written to {options.output}"
+        )
     return {
         "merged_layers": rounding.layers,
         "largest_weight_error": rounding.largest,
         "largest_weight_error_in_half_steps": rounding.largest_share,
-        "largest_logit_error": max(errors),
-        "largest_logit": max(values.abs().max().item() for values in before),
+        "largest_layer_error": rounding.largest_layer_error,
+        "largest_logit_error": error,
+        "largest_allowed_logit_error": allowed,
+        "largest_logit": _largest(exact),
         "compared_tokens": sum(ids.numel() for ids in batches),
         "counts_before_merging": counts,
     }
@@ -126,4 +151,8 @@ def _prompts(task: TrainedModel, run: Path) -> list[Tensor]:
 
 @torch.no_grad()
 def _logits(model: Any, ids: Tensor) -> Tensor:
-    return model(input_ids=ids, use_cache=False).logits.float()
+    return model(input_ids=ids, use_cache=False).logits
+
+
+def _largest(batches: list[Tensor]) -> float:
+    return max(values.abs().max().item() for values in batches)

@@ -239,6 +239,8 @@ class CausalLMTask(LightningModule):
             return
         model = load_model(self.backbone)
         if self.adapter is not None:
+            # What PEFT draws is a function of the run's seed alone: an export draws it again.
+            torch.manual_seed(torch.initial_seed())
             base = (self.backbone.path, self.backbone.revision)
             model = add_adapter(model, self.adapter, find_commit(*base) or base[1])
         self.model = prepare_training(model, self.backbone)

@@ -1,12 +1,14 @@
 """Rebuild the model that a checkpoint was saved from, out of the checkpoint alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from peft import PeftConfig
+import torch
+from peft import PeftConfig, PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+from tera_pl.adapters.supported import NeedsWeightsError
 from tera_pl.backbone import (
     DTYPES,
     Backbone,
@@ -46,7 +48,10 @@ class TrainedModel:
 
 
 def load_trained_model(
-    checkpoint: Mapping[str, Any], path: str | None = None, trust_remote_code: bool = False
+    checkpoint: Mapping[str, Any],
+    path: str | None = None,
+    trust_remote_code: bool = False,
+    check: Callable[[PeftModel], None] | None = None,
 ) -> TrainedModel:
     """Build base model and adapter from the description in a checkpoint, and load its tensors.
 
@@ -57,6 +62,7 @@ def load_trained_model(
         checkpoint: A loaded checkpoint, whose checksums have been verified.
         path: Where the base model is now; by default where it was.
         trust_remote_code: Whether code that comes with the base model may run.
+        check: Called with the adapted model on the meta device, before any weight is loaded.
 
     Returns:
         The model.
@@ -73,12 +79,15 @@ def load_trained_model(
     check_available(backbone.path, backbone.revision)
     tokenizer = load_tokenizer(backbone)
     if adapter is not None:
-        try:  # on the meta device, where an error costs no weights
-            add_adapter(load_meta_model(backbone), adapter)
-        except (TypeError, ValueError, AttributeError, KeyError) as error:
-            raise _invalid(error) from error
+        meta = _try_adapter(backbone, adapter)
+        if check is not None and meta is not None:
+            check(meta)
     model: Any = load_model(backbone)
     if adapter is not None:
+        # Frozen tensors that PEFT draws, and no checkpoint holds, are drawn as in the run.
+        training = found.get("training")
+        seed = training.get("seed") if isinstance(training, Mapping) else None
+        torch.manual_seed(seed if isinstance(seed, int) else 0)
         model = add_adapter(model, adapter, find_commit(backbone.path, backbone.revision))
     spec = {
         "adapter": describe_adapter(model, adapter),
@@ -136,6 +145,16 @@ def _read_adapter(settings: Any) -> PeftConfig | None:
         raise _invalid(error) from error
     assert isinstance(config, PeftConfig)
     return config
+
+
+def _try_adapter(backbone: Backbone, adapter: PeftConfig) -> PeftModel | None:
+    """Inject an adapter on the meta device, where an error costs no weights; null if it cannot."""
+    try:
+        return add_adapter(load_meta_model(backbone), adapter)
+    except NeedsWeightsError:
+        return None
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise _invalid(error) from error
 
 
 def _invalid(error: Exception) -> UserError:
