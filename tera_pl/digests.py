@@ -15,7 +15,6 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
-from tera_pl.adapters.model import AdapterModel
 from tera_pl.errors import UserError
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
@@ -88,7 +87,7 @@ def _drawn(model: Any) -> dict[str, Tensor]:
     """
     if not isinstance(model, PeftModel) or not isinstance(model.base_model, BaseTuner):
         return {}
-    if isinstance(model.base_model, AdapterModel):
+    if hasattr(model.active_peft_config, "frozen_sha256"):
         return {}
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     known = {p.data_ptr() for p in model.parameters()}

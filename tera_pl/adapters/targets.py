@@ -26,6 +26,8 @@ def check_targets(model: nn.Module, config: PeftConfig) -> None:
     names = [name for name, _ in model.named_modules() if name]
     _check_list(names, "modules_to_save", getattr(config, "modules_to_save", None) or ())
     targets = getattr(config, "target_modules", None)
+    if config.peft_type == "ADAPTION_PROMPT" and isinstance(targets, str):
+        targets = [targets]  # the last part of a name here, and no pattern
     if not targets or targets == "all-linear":
         return
     if isinstance(targets, str):

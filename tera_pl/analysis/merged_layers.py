@@ -130,7 +130,7 @@ def _exact_copy(layer: Any, adapter_name: str, values: Mapping[str, Tensor]) -> 
     for tensor in _tensors(layer):
         value = whole(given.get(id(tensor), tensor).detach())
         dtype = torch.float64 if value.is_floating_point() else value.dtype
-        memo[id(tensor)] = _like(tensor, value.to(dtype, copy=True))
+        memo[id(tensor)] = _like(tensor, value.to(tensor.device, dtype, copy=True))
     replica = copy.deepcopy(layer, memo).eval()
     if replica.merged:
         replica.unmerge()
