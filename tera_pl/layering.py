@@ -14,6 +14,7 @@ from tera_pl.errors import UserError
 from tera_pl.yaml_files import parse_yaml, read_yaml
 
 OPTIONS = ("--config", "-c")
+NULLS = ("null", "Null", "NULL", "~")
 
 
 def expand(args: Sequence[str] | None) -> list[str]:
@@ -58,7 +59,7 @@ def expand(args: Sequence[str] | None) -> list[str]:
 def _layers(value: str, above: tuple[Path, ...]) -> list[str]:
     """List the configurations that one stands for: paths, or texts where `base` was taken out."""
     if _is_text(value):
-        parse_yaml(value, "--config")
+        _check_texts(parse_yaml(value, "--config"), "--config")
         return [value]
     path = Path(value)
     found_at = path.resolve()
@@ -67,6 +68,7 @@ def _layers(value: str, above: tuple[Path, ...]) -> list[str]:
     if above and not path.exists():
         raise UserError(f"{above[-1]}: base: no file {value}")
     config = read_yaml(path)
+    _check_texts(config, str(path))
     if "base" not in config:
         return [value]
     bases = config.pop("base")
@@ -75,6 +77,18 @@ def _layers(value: str, above: tuple[Path, ...]) -> list[str]:
     above = (*above, found_at)
     layers = [layer for base in bases for layer in _layers(str(found_at.parent / base), above)]
     return [*layers, yaml.safe_dump(config, sort_keys=False)] if config else layers
+
+
+def _check_texts(value: Any, place: str) -> None:
+    """Refuse quoted texts that would be read as null: jsonargparse reads texts as YAML again."""
+    if isinstance(value, str) and value in NULLS:
+        raise UserError(
+            f"{place}: the text {value!r} would be read as null: write null without quotes, or "
+            "another text"
+        )
+    items = enumerate(value) if isinstance(value, list) else ()
+    for key, item in value.items() if isinstance(value, dict) else items:
+        _check_texts(item, f"{place}: {key}" if ": " not in place else f"{place}.{key}")
 
 
 def _null_as_config(option: str, value: str) -> str | None:

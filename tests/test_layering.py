@@ -57,6 +57,11 @@ def test_file_without_base_is_left_alone(tmp_path):
         ({"base": [1]}, "expected a list of files"),
         ({"base": ["none.yaml"]}, r"x\.yaml: base: no file .*none\.yaml"),
         ({"base": ["x.yaml"]}, "starts from itself"),
+        (
+            {"trainer": {"logger": {"name": "null"}}},
+            r"x\.yaml: trainer\.logger\.name: the text 'null'",
+        ),
+        ({"a": [1, "~"]}, r"x\.yaml: a\.1: the text '~' would be read as null"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path, config, message, capsys):
