@@ -1,8 +1,8 @@
 """Checksums over the content of checkpoints, adapters and base models.
 
-SHA-256 throughout: most processors compute it in hardware (1.6 GB/s on a core of an EPYC), it needs no
-package, and two contents with one digest cannot be constructed. Each tensor is hashed on its own,
-several at a time, so that an error can name it and more cores shorten the wait.
+SHA-256 throughout: most processors compute it in hardware (1.6 GB per second of an EPYC core), it
+needs no package, and two contents with one digest cannot be constructed. Each tensor is hashed on
+its own, several at a time, so that an error can name it and more cores shorten the wait.
 """
 
 import hashlib
