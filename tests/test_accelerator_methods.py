@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM
 
@@ -104,7 +105,22 @@ def assert_like_on_the_cpu(path, runs, values, checkpoint, scores):
     assert found == pytest.approx(scores, rel=1e-5)
 
 
+def prompt_of(name, values):
+    """The virtual tokens that PEFT stores: of P-Tuning what its encoder makes of them."""
+    found = {key.removeprefix("model.prompt_encoder.default."): v for key, v in values.items()}
+    prompt = found["embedding.weight"]
+    for index in (0, 2, 4) if name == "p_tuning" else ():
+        weight, bias = (found[f"mlp_head.{index}.{kind}"] for kind in ("weight", "bias"))
+        prompt = torch.nn.functional.linear(prompt, weight, bias)
+        prompt = prompt.relu() if index < 4 else prompt
+    return prompt
+
+
 def assert_exported(folder, name, values, backbone):
+    if name in {"prompt_tuning", "p_tuning"}:
+        stored = load_file(folder / "adapter_model.safetensors")["prompt_embeddings"]
+        torch.testing.assert_close(stored, prompt_of(name, values), rtol=1e-6, atol=1e-7)
+        return
     if name == "full":
         model = AutoModelForCausalLM.from_pretrained(folder)
     else:

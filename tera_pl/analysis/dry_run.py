@@ -48,6 +48,7 @@ def dry_run(
     loss: Callable[[], Tensor],
     *,
     accumulates: bool = False,
+    autocast: torch.dtype | None = None,
 ) -> Usage:
     """Take two training steps on the meta device and look at the second.
 
@@ -61,23 +62,27 @@ def dry_run(
         loss: Computes the loss of a batch with the model. The batch is on the CPU: what asks for
             its values gets them, and what meets the model's tensors becomes a shape.
         accumulates: Whether gradients of several batches are summed, so that they stay.
+        autocast: Type of the products of linear layers and attention, of a model without an
+            adapter; null for that of their weights.
 
     Returns:
         Memory and work.
     """
-    ledger = _Ledger(model.config.get_text_config().vocab_size)  # type: ignore[union-attr, operator]
+    ledger = Ledger(model.config.get_text_config().vocab_size)  # type: ignore[union-attr, operator]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     hooks = [
         p.register_post_accumulate_grad_hook(lambda p: ledger.name([p.grad], "gradients"))
         for p in parameters
     ]
     counter = _flop_counter()
-    with _fused_attention(), ledger:
+    casts = _Casts(autocast)
+    with fused_attention(casts), casts, ledger:
         # Optimizers make their state in the first step. The counter would keep tensors alive.
         for context in (counter, nullcontext()):
             ledger.forget_peak()
             with context:
-                value = loss()
+                with casts.kept():
+                    value = loss()
                 if not accumulates:
                     optimizer.zero_grad()
                 value.backward()  # type: ignore[no-untyped-call]
@@ -99,7 +104,7 @@ def count_flops(loss: Callable[[], Tensor]) -> int:
     Returns:
         Floating-point operations.
     """
-    with _fused_attention(), _Ledger(0), _flop_counter() as counter:
+    with fused_attention(), Ledger(0), _flop_counter() as counter:
         loss().backward()  # type: ignore[no-untyped-call]
     return counter.get_total_flops()
 
@@ -107,7 +112,7 @@ def count_flops(loss: Callable[[], Tensor]) -> int:
 PARTS = ("activations", "logits", "gradients", "optimizer")
 
 
-class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """What is alive on the meta device, and what was at the worst moment.
 
     Args:
@@ -152,6 +157,10 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Start looking for the worst moment anew."""
         self.peak = self._now.copy()
 
+    def live_bytes(self) -> int:
+        """Sum what is alive now."""
+        return self._now.total()
+
     def _enter(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = id(storage)
@@ -178,11 +187,61 @@ def _is_meta(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_meta
 
 
+class _Casts:
+    """What autocast does to linear layers and attention; it knows no meta device.
+
+    Args:
+        dtype: Type of their inputs, or null for no casts.
+    """
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        self._dtype = dtype
+        self._linear = F.linear
+        # As autocast does, until the end of the forward pass.
+        self._weights: dict[int, Tensor] | None = None
+
+    def __enter__(self) -> None:
+        if self._dtype is not None:
+            F.linear = self._cast_linear  # type: ignore[assignment]
+
+    def __exit__(self, *args: Any) -> None:
+        F.linear = self._linear
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep the casts of weights."""
+        self._weights = {}
+        yield
+        self._weights = None
+
+    def cast(self, tensor: Tensor) -> Tensor:
+        """Give a tensor in the type of the products."""
+        return tensor if self._dtype is None else tensor.to(self._dtype)
+
+    def _cast_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        cast = self.cast(weight) if self._weights is None else self._weights.get(id(weight))
+        if cast is None:
+            cast = self.cast(weight)
+            assert self._weights is not None
+            self._weights[id(weight)] = cast
+        return self._linear(self.cast(x), cast, None if bias is None else self.cast(bias))
+
+
 @contextmanager
-def _fused_attention() -> Iterator[None]:
-    """Put the fused kernel in the place of the formula that the meta device would take."""
+def fused_attention(casts: _Casts | None = None) -> Iterator[None]:
+    """Put the fused kernel in the place of the formula that the meta device would take.
+
+    Args:
+        casts: What autocast does to its inputs.
+    """
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if casts is not None:
+            query, key, value = (casts.cast(tensor) for tensor in (query, key, value))
+        return _attention(query, key, value, *args, **kwargs)
+
     # No TorchFunctionMode: those are off in backward, where checkpointing runs layers again.
-    with patch.object(F, "scaled_dot_product_attention", _attention):
+    with patch.object(F, "scaled_dot_product_attention", attention):
         yield
 
 

@@ -12,8 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from tera_pl.analysis import bytes_of, count, count_flops, dry_run
-from tera_pl.backbone import add_adapter, load_meta_model, prepare_training
+from tera_pl.analysis import Ledger, bytes_of, count, count_flops, dry_generation, dry_run
+from tera_pl.backbone import (
+    add_adapter,
+    hold_updates,
+    load_meta_model,
+    prepare_training,
+    release_updates,
+)
 from tera_pl.cli import ConfigurationCLI, build
 from tera_pl.errors import UserError
 from tera_pl.packing import ATTENTION
@@ -58,8 +64,12 @@ def main(args: Sequence[str]) -> int:
         )
     batch = _longest_batch(cli.datamodule, options.batch, options.length)
     found = estimate(cli.model, cli.trainer_settings, batch)
+    found["validation"] = estimate_validation(
+        cli.model, cli.datamodule, batch["input_ids"].shape[1], found["memory_bytes"]
+    )
     found["device_bytes"] = int(options.device_gb * GB)
-    found["fits"] = found["memory_bytes"]["total"] <= found["device_bytes"]
+    needed = [found["memory_bytes"]["total"], found["validation"]["memory_bytes"]["total"]]
+    found["fits"] = max(needed) <= found["device_bytes"]
     sys.stdout.write((json.dumps(found, indent=2) if options.json else as_table(found)) + "\n")
     return 0
 
@@ -70,8 +80,8 @@ def estimate(
     """Count a run's numbers and take its training step on the meta device.
 
     Memory is that of one device at the worst moment of a step: weights as they are held, and what
-    `tera_pl.analysis.dry_run` finds alive beside them. Validation is not in it, nor what weights
-    in parts (FSDP) would save.
+    `tera_pl.analysis.dry_run` finds alive beside them. What weights in parts (FSDP) would save is
+    not in it.
 
     Floating-point operations are those of forward and backward, 2 m n k for a product of matrices,
     causal attention in full, what checkpointing computes again included. Those of the base are of
@@ -87,7 +97,7 @@ def estimate(
         (trained tensors and the optimizer's); `memory_bytes` by part and in total;
         `flops_per_token` of the base and of the adapted model; the batch's sizes.
     """
-    _check_precision(trainer)
+    autocast = _autocast_dtype(trainer["precision"], task)
     base = _load(task)
     base_bytes = bytes_of(base.parameters())
     model = base if task.adapter is None else add_adapter(base, task.adapter)
@@ -102,7 +112,9 @@ def estimate(
         optimizer,
         lambda: task.compute_loss(batch)[0],
         accumulates=trainer["accumulate_grad_batches"] > 1,
+        autocast=autocast,
     )
+    optimizer.zero_grad()
     state = [t for t in tree_leaves(list(optimizer.state.values())) if isinstance(t, Tensor)]
     adapter_bytes = 0 if task.adapter is None else bytes_of(trained)
     memory = {
@@ -132,6 +144,60 @@ def estimate(
     }
 
 
+def estimate_validation(
+    task: CausalLMTask, data: Any, length: int, memory: dict[str, int]
+) -> dict[str, Any]:
+    """Estimate the memory of generated answers, in validation or, without a metric there, the test.
+
+    Weights, gradients and the state of the optimizer stay where they are during validation; a test
+    in a process of its own has the weights alone. The loss of the validation batch is not in it: it
+    takes less than a training step where batches are alike.
+
+    Args:
+        task: The task after `estimate`; its `model` is set.
+        data: The datamodule.
+        length: Tokens of the longest prompt, where the datamodule has no limit of its own.
+        memory: Of training, by part.
+
+    Returns:
+        `stage`, which generates; `prompts`, `beams`, `prompt_length` and `new_tokens`; and
+        `memory_bytes` by part and in total: `weights`, `training` (gradients and optimizer),
+        `held_updates`, `cache` and `activations`.
+    """
+    model, settings = task.model.eval(), task.generation
+    in_validation = task.generate_in_validation and task.metric is not None
+    encoding = getattr(data, "encoding", None)
+    prompt_length = getattr(encoding, "max_eval_prompt_length", None) or length
+    prompts = getattr(data, "eval_batch_size", None) or 1
+    plain = model if task.adapter is None else model.get_base_model()
+    # Prompt methods put their own tokens before those.
+    virtual = getattr(task.adapter, "num_virtual_tokens", None) or 0
+    held = Ledger(vocab_size=0)
+    with held:
+        hold_updates(model)
+    usage = dry_generation(
+        plain, prompts, settings.num_beams, prompt_length + virtual, settings.max_new_tokens
+    )
+    release_updates(model)
+    kept = ("gradients", "optimizer") if in_validation else ()
+    weights = sum(memory[part] for part in ("base", "adapter", "frozen_adapter"))
+    parts = {
+        "weights": weights,
+        "training": sum(memory[part] for part in kept),
+        "held_updates": held.live_bytes(),
+        "cache": usage.cache,
+        "activations": usage.activations,
+    }
+    return {
+        "stage": "validation" if in_validation else "test",
+        "prompts": prompts,
+        "beams": settings.num_beams,
+        "prompt_length": prompt_length,
+        "new_tokens": settings.max_new_tokens,
+        "memory_bytes": parts | {"total": sum(parts.values())},
+    }
+
+
 def as_table(found: dict[str, Any]) -> str:
     """Lay an estimate out to be read.
 
@@ -141,6 +207,7 @@ def as_table(found: dict[str, Any]) -> str:
     Returns:
         Lines of text.
     """
+    validation = found["validation"]
     counts, memory, flops = found["counts"], found["memory_bytes"], found["flops_per_token"]
     of_trained = [f"{counts[f'trained_{kind}']:,} {kind}" for kind in ("norms", "biases")]
     sections = {
@@ -156,6 +223,12 @@ def as_table(found: dict[str, Any]) -> str:
         f"memory at the worst moment of a step, GB (10^9 bytes): {found['batch_size']} x "
         f"{found['length']} tokens, {found['supervised_length']} of {found['length']} learnt": {
             key.replace("_", " "): f"{value / GB:.3f}" for key, value in memory.items()
+        },
+        f"memory in the {validation['stage']}, GB: {validation['prompts']} prompts x "
+        f"{validation['beams']} beams x ({validation['prompt_length']} + "
+        f"{validation['new_tokens']}) tokens": {
+            key.replace("_", " "): f"{value / GB:.3f}"
+            for key, value in validation["memory_bytes"].items()
         },
         "forward and backward, GFLOP per token": {
             "base, frozen": f"{flops['base'] / GB:.3f}",
@@ -182,8 +255,10 @@ def _load(task: CausalLMTask) -> Any:
 def _frozen_base_flops(task: CausalLMTask, batch: dict[str, Tensor]) -> int:
     model = _load(task).requires_grad_(False)
     model.enable_input_require_grads()
-    task.model = prepare_training(model, task.backbone)
-    return count_flops(lambda: task.compute_loss(batch)[0])
+    adapted, task.model = task.model, prepare_training(model, task.backbone)
+    flops = count_flops(lambda: task.compute_loss(batch)[0])
+    task.model = adapted
+    return flops
 
 
 def _take_all_at_once(optimizer: torch.optim.Optimizer) -> None:
@@ -196,13 +271,16 @@ def _take_all_at_once(optimizer: torch.optim.Optimizer) -> None:
             group["foreach"] = True
 
 
-def _check_precision(trainer: dict[str, Any]) -> None:
-    precision = trainer["precision"]
-    if precision not in {None, "32-true", "32", 32}:
-        raise UserError(
-            f"trainer.precision is {precision}: estimate knows 32-true, with the type of the base "
-            "in model.init_args.backbone.dtype"
-        )
+def _autocast_dtype(precision: Any, task: CausalLMTask) -> torch.dtype | None:
+    """Type of the products, where it is not that of the weights."""
+    if precision in {None, "32-true", "32", 32}:
+        return None
+    if precision == "bf16-mixed" and task.adapter is None:
+        return torch.bfloat16
+    raise UserError(
+        f"trainer.precision is {precision}: estimate knows 32-true, with the type of the base in "
+        "model.init_args.backbone.dtype, and bf16-mixed for full fine-tuning"
+    )
 
 
 def _longest_batch(data: Any, batch_size: int | None, length: int | None) -> dict[str, Tensor]:
