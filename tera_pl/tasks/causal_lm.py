@@ -289,12 +289,13 @@ class CausalLMTask(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Compute the loss of a batch."""
         loss, num_tokens = self.compute_loss(batch)
-        # The one wait for the device in a step, so that no weight ever sees a NaN. It comes while
-        # the device is busy with the forward pass, and delays the backward pass by one launch.
-        if not torch.isfinite(loss):
-            self._tell_nonfinite(loss, batch)
+        # The one wait for the device in a step, so that no weight ever sees a NaN: it delays the
+        # backward pass by one launch. Whoever logs or shows the loss then need not wait again.
+        value = loss.detach().cpu()
+        if not torch.isfinite(value):
+            self._tell_nonfinite(value, batch)
             return None
-        self.log("train/loss", loss, prog_bar=True, batch_size=num_tokens)
+        self.log("train/loss", value, prog_bar=True, batch_size=num_tokens)
         return loss * self._share_of_tokens(num_tokens)
 
     def _share_of_tokens(self, num_tokens: int) -> float | Tensor:
