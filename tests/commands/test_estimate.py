@@ -46,12 +46,18 @@ def write(backbone, tiny_config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = tmp_path / "data" / "openbookqa"
     data.mkdir(parents=True)
-    record = {"instruction": f"{WORDS} " * 5, "input": "", "output": "blue", "answer": "answer1"}
+    record = {
+        "instruction": f"{WORDS} " * 5,
+        "input": "",
+        "output": "the correct answer is answer1",
+        "answer": "answer1",
+    }
     for split, number in (("train", 200), ("test", 4)):
         (data / f"{split}.json").write_text(json.dumps([record] * number))
 
-    def write(adapter, **settings):
+    def write(adapter, precision="32-true", **settings):
         config = yaml.safe_load(tiny_config.read_text())
+        config["trainer"]["precision"] = precision
         model, data = (config[key]["init_args"] for key in ("model", "data"))
         model["adapter"] = adapter
         model["backbone"] |= {"path": str(backbone)} | settings
@@ -114,6 +120,8 @@ def measured_peak(path, monkeypatch):
         (LORA, {"attn_implementation": "packed_sdpa", "gradient_checkpointing": True}),
         (PROMPT, {"gradient_checkpointing": True}),
         (None, {"attn_implementation": "packed_sdpa"}),
+        (None, {"attn_implementation": "packed_sdpa", "precision": "bf16-mixed"}),
+        (None, {"gradient_checkpointing": True, "precision": "bf16-mixed"}),
     ],
     ids=[
         "tera",
@@ -123,6 +131,8 @@ def measured_peak(path, monkeypatch):
         "lora, checkpointing",
         "prompt tuning",
         "full",
+        "full, mixed",
+        "full, mixed, checkpointing",
     ],
 )
 def test_memory_is_that_of_a_real_run(adapter, settings, write, capsys, monkeypatch):
@@ -180,6 +190,41 @@ def test_numbers_bytes_and_overrides(write, capsys):
     assert halved["memory_bytes"]["base"] == found["memory_bytes"]["base"] / 2
     assert halved["batch_size"] == BATCH
     assert halved["fits"]
+
+
+@pytest.mark.parametrize("adapter", [TERA, None], ids=["tera", "full"])
+def test_generation_takes_a_cache_for_every_beam(adapter, write, capsys):
+    options = {
+        "model.init_args.generation.num_beams": 4,
+        "model.init_args.generation.max_new_tokens": 32,
+        "data.init_args.eval_batch_size": 8,
+    }
+    arguments = [f"--{key}={value}" for key, value in options.items()]
+    found = estimate(capsys, write(adapter), *arguments)
+    memory, training = found["validation"]["memory_bytes"], found["memory_bytes"]
+    layers, kv, width, number = 3, 64, 128, 4
+    assert memory["cache"] == 2 * layers * kv * number * (8 * 4) * (LENGTH + 32)
+    # Of q and v weight and update as one matrix.
+    held = layers * (width * width + width * kv) * number
+    assert memory["held_updates"] == (held if adapter else 0)
+    assert memory["training"] == training["gradients"] + training["optimizer"]
+    # At least the scores of the last token in the type of the base, in float32 and as logarithms.
+    assert memory["activations"] > 2 * (8 * 4) * 2000 * number
+    assert memory["total"] == sum(value for part, value in memory.items() if part != "total")
+    in_test = estimate(
+        capsys, write(adapter), *arguments, "--model.init_args.generate_in_validation=false"
+    )
+    assert in_test["validation"]["stage"] == "test"
+    assert in_test["validation"]["memory_bytes"]["training"] == 0
+
+
+def test_run_fits_if_its_validation_does(write, capsys):
+    path = write(TERA)
+    found = estimate(capsys, path)
+    needed = found["validation"]["memory_bytes"]["total"]
+    assert needed > found["memory_bytes"]["total"]
+    for share, fits in ((1.01, True), (0.99, False)):
+        assert estimate(capsys, path, f"--device_gb={share * needed / 1e9}")["fits"] == fits
 
 
 def test_memory_grows_with_the_batch(write, capsys):
