@@ -4,7 +4,6 @@ Run `make soak`, which writes the table of all methods; here are those whose way
 """
 
 import json
-import os
 import shutil
 
 import pytest
@@ -18,10 +17,10 @@ from transformers import AutoModelForCausalLM
 from tera_pl.cli import main
 from tera_pl.commands import export
 from tests.simulated_accelerator import NAME, Simulation, register
+from tests.soak import SOAK
 from tests.test_methods import METHODS, adapter_of
 
 RADEMACHER = {"core_init": "rademacher", "factor_init": "rademacher"}
-SOAK = os.environ.get("TERA_PL_SOAK")
 SELECTED = METHODS if SOAK else ["tera", "vera", "full"]
 
 

@@ -175,6 +175,7 @@ def estimate_validation(
     held = Ledger(vocab_size=0)
     with held:
         hold_updates(model)
+    held_bytes = held.live_bytes()
     usage = dry_generation(
         plain, prompts, settings.num_beams, prompt_length + virtual, settings.max_new_tokens
     )
@@ -184,7 +185,7 @@ def estimate_validation(
     parts = {
         "weights": weights,
         "training": sum(memory[part] for part in kept),
-        "held_updates": held.live_bytes(),
+        "held_updates": held_bytes,
         "cache": usage.cache,
         "activations": usage.activations,
     }
