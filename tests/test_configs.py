@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from tera_pl.cli import main
-from tera_pl.commands.study import read_study, run_arguments
+from tera_pl.commands import study_runs
+from tera_pl.commands.study_file import LEARNING_RATE, read_study
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -133,19 +134,20 @@ def test_methods_differ_in_adapter_and_learning_rate_alone(benchmark, backbone):
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=name)
-def test_studies_set_keys_that_there_are(path, capsys):
+def test_studies_set_keys_that_there_are(path, tmp_path):
     study = read_study(path)
     assert all((path.parent / entry.config) in CONFIGS for entry in study.entries.values())
     # One line for every combination of keys; `test_study_lines_fit_their_base` has all the values.
     lines = {tuple(entry.set): line for line, entry in study.entries.items()}
     for line in lines.values():
-        arguments = run_arguments(study, line, path.parent, study.learning_rates[0], 7)
-        with pytest.raises(SystemExit) as error:
-            main(["fit", *arguments, "--print_config"])
-        assert error.value.code == 0, capsys.readouterr().err
-        resolved = yaml.safe_load(capsys.readouterr().out)
-        for key, value in study.entries[line].set.items():
-            assert reduce(dict.__getitem__, key.split("."), resolved) == value
+        entry, rate = study.entries[line], study.learning_rates[0]
+        resolved = study_runs.resolve(entry, line, path.parent)
+        planned = study_runs.plan_run(
+            resolved, tmp_path / "line", rate, 7, entry.seed_keys
+        ).settings
+        values = entry.set | {LEARNING_RATE: rate} | dict.fromkeys(entry.seed_keys, 7)
+        for key, value in values.items():
+            assert reduce(dict.__getitem__, key.split("."), planned) == value
 
 
 def test_scorers_are_imported_where_they_are_named_alone():

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from tera_pl.analysis.accounting import count
 from tera_pl.analysis.learning_rates import on_grid
 from tera_pl.backbone import add_adapter
-from tera_pl.commands.study import LEARNING_RATE, read_study
+from tera_pl.commands.study_file import LEARNING_RATE, read_study
 from tera_pl.layering import expand
 from tests.conftest import ROOT
 
