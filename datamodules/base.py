@@ -267,9 +267,9 @@ class InstructionDataModule(LightningDataModule):
             tokenizer = AutoTokenizer.from_pretrained(
                 self.tokenizer_path, revision=self.tokenizer_revision
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).split("\n")[0][:200]
-            raise UserError(f"no tokenizer at {self.tokenizer_path!r} ({reason})") from None
+        except Exception as error:  # a damaged file makes its readers raise anything
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(f"no tokenizer at {self.tokenizer_path!r} ({reason})") from error
         prepare_tokenizer(tokenizer, self.encoding)
         return tokenizer
 

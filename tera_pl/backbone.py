@@ -104,12 +104,12 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
             revision=backbone.revision,
             trust_remote_code=backbone.trust_remote_code,
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file makes its readers raise anything
         raise UserError(
             f"model.backbone.path: no causal language model at {backbone.path!r}: expected a "
             f"folder or Hub id with a readable config.json ({_first_line(error)}); "
             f"{_what_to_do(backbone)}"
-        ) from None
+        ) from error
     name = backbone.attn_implementation
     if name == ATTENTION:
         check_packable(config)
@@ -168,11 +168,11 @@ def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
             revision=backbone.revision,
             trust_remote_code=backbone.trust_remote_code,
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file makes its readers raise anything
         raise UserError(
             f"model.backbone.path: no tokenizer at {backbone.path!r} ({_first_line(error)}); "
             f"{_what_to_do(backbone)}"
-        ) from None
+        ) from error
 
 
 def load_model(backbone: Backbone) -> PreTrainedModel:
@@ -251,12 +251,21 @@ def load_meta_model(backbone: Backbone) -> PreTrainedModel:
 
     Returns:
         The model with all parameters on the meta device.
+
+    Raises:
+        UserError: If no model can be built of the values in `config.json`.
     """
     config = load_config(backbone)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            config, trust_remote_code=backbone.trust_remote_code, dtype=DTYPES[backbone.dtype]
-        )
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config, trust_remote_code=backbone.trust_remote_code, dtype=DTYPES[backbone.dtype]
+            )
+    except Exception as error:  # whatever the model's code makes of these values
+        raise UserError(
+            f"model.backbone.path: no causal language model can be built of the config.json of "
+            f"{backbone.path!r} ({_first_line(error)}); {_what_to_do(backbone)}"
+        ) from error
 
 
 def add_adapter(
@@ -315,7 +324,7 @@ def _what_to_do(backbone: Backbone) -> str:
 def _first_line(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # torch's text advises to execute what is in it
         return "a pickle with more than tensors in it, which is not executed"
-    return str(error).strip().split("\n")[0][:200] or type(error).__name__
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def hold_updates(model: nn.Module) -> None:

@@ -62,6 +62,7 @@ MODULES = {"model": LightningModule, "data": LightningDataModule}
 COMMANDS = ("fit", "validate", "test", "predict")
 # How long a process waits before it tells what the first of all may be telling.
 SECONDS_TO_TELL = 10
+INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
 
 set_parsing_settings(
     # A subclass of a dataclass is accepted for `adapter` only where jsonargparse is told so.
@@ -324,8 +325,8 @@ def guard(run: Callable[[], int]) -> int:
         run: What to run.
 
     Returns:
-        What it returns, 2 after a mistake, or 1 if the run was stopped. Set `TERA_PL_DEBUG=1` to
-        see the traceback.
+        What it returns, 2 after a mistake, 1 if the run was stopped, or 130 if it was interrupted
+        before it could stop in order. Set `TERA_PL_DEBUG=1` to see the traceback.
     """
     parent = os.getppid()
     before = threading.excepthook
@@ -345,6 +346,13 @@ def guard(run: Callable[[], int]) -> int:
         if os.environ.get("TERA_PL_DEBUG") or not is_mistake(error):
             raise
         return _tell("error", str(error), 2, parent)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning makes an exit of an interrupt.
+        cause = error if isinstance(error, KeyboardInterrupt) else error.__context__
+        if os.environ.get("TERA_PL_DEBUG") or not isinstance(cause, KeyboardInterrupt):
+            raise
+        notes = getattr(cause, "__notes__", ())
+        return _tell("stopped", "; ".join(["interrupted", *notes]), INTERRUPTED, parent)
     finally:
         threading.excepthook = before
 

@@ -67,7 +67,11 @@ WORDS = (
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of two layers with grouped queries, and a word tokenizer, as a folder."""
-    folder = tmp_path_factory.mktemp("tiny_backbone")
+    return write_backbone(tmp_path_factory.mktemp("tiny_backbone"))
+
+
+def write_backbone(folder: Path) -> Path:
+    """Write the files of `tiny_backbone`."""
     words = ["<pad>", "<s>", "</s>", "<unk>", *sorted(set(WORDS.split()))]
     vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -98,7 +102,11 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_commonsense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two sub-tasks in the LLM-Adapters format: 200 training and 12 test records each."""
-    folder = tmp_path_factory.mktemp("tiny_commonsense")
+    return write_commonsense(tmp_path_factory.mktemp("tiny_commonsense"))
+
+
+def write_commonsense(folder: Path) -> Path:
+    """Write the files of `tiny_commonsense`."""
     for task in ("ARC-Easy", "openbookqa"):
         (folder / task).mkdir()
         for split, count in (("train", 200), ("test", 12)):
@@ -116,7 +124,7 @@ def tiny_config(write_tiny_config: Callable[[Path], Path], tmp_path: Path) -> Pa
 @pytest.fixture(scope="session")
 def write_tiny_config(tiny_backbone: Path, tiny_commonsense: Path) -> Callable[[Path], Path]:
     """Write a configuration of eight steps with a validation after every second."""
-    content = _tiny_settings(str(tiny_backbone), str(tiny_commonsense))
+    content = tiny_settings(str(tiny_backbone), str(tiny_commonsense))
 
     def write(folder: Path) -> Path:
         path = folder / "config.yaml"
@@ -126,7 +134,8 @@ def write_tiny_config(tiny_backbone: Path, tiny_commonsense: Path) -> Callable[[
     return write
 
 
-def _tiny_settings(backbone: str, commonsense: str) -> dict[str, Any]:
+def tiny_settings(backbone: str, commonsense: str) -> dict[str, Any]:
+    """Give the settings of a run of eight steps, a validation after every second."""
     model = {
         "backbone": {"path": backbone, "dtype": "float32"},
         "adapter": {

@@ -25,7 +25,10 @@ class AdapterConfig(PeftConfig):
     weights_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except (ValueError, TypeError) as error:  # PEFT's own checks
+            raise UserError(" ".join(str(error).split())) from error
         # Only a configuration from a file names its method: weights are about to be loaded for it.
         self.is_from_file = self.peft_type is not None
 

@@ -1,5 +1,10 @@
 """Checks of the fields that the configurations of all methods have in common."""
 
+import dataclasses
+import typing
+
+from huggingface_hub.dataclasses import type_validator
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from peft import PeftConfig
 
 from tera_pl.errors import UserError
@@ -13,10 +18,14 @@ def check_common_fields(config: PeftConfig) -> None:
             `layers_pattern` and `dropout`; changed in place.
 
     Raises:
-        UserError: If the settings contradict each other, or a probability is none.
+        UserError: If a value is of another type than its field or no module is named, the
+            settings contradict each other, or a probability is none.
     """
+    _check_types(config)
     for name in ("target_modules", "exclude_modules"):
         value = getattr(config, name)
+        if value is not None and not value:
+            raise UserError(f"{name} is {value!r}: expected names of modules, a pattern or null")
         setattr(config, name, set(value) if isinstance(value, list) else value)
     layers, pattern = config.layers_to_transform, config.layers_pattern
     if layers is not None and isinstance(config.target_modules, str):
@@ -44,3 +53,27 @@ def check_positive(config: PeftConfig, *names: str) -> None:
         value = getattr(config, name)
         if type(value) is not int or value < 1:
             raise UserError(f"{name} is {value!r}: expected a whole number of at least 1")
+
+
+def _check_types(config: PeftConfig) -> None:
+    """Refuse values of other types, which a damaged adapter_config.json can hold."""
+    own = {
+        name
+        for cls in type(config).__mro__
+        if cls.__module__.startswith("tera_pl.")
+        for name in vars(cls).get("__annotations__", {})
+    }
+    hints = typing.get_type_hints(type(config))
+    # PEFT takes names of modules in any collection, and checks them; each class its own choices.
+    for field in dataclasses.fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        choice = isinstance(value, str) and "Literal" in str(hint)
+        if field.name not in own or choice or field.name in {"target_modules", "exclude_modules"}:
+            continue
+        value = list(value) if isinstance(value, tuple) else value
+        value = float(value) if hint is float and type(value) is int else value
+        try:
+            type_validator(field.name, value, hint)
+        except (TypeError, StrictDataclassFieldValidationError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{field.name} is {value!r}: {reason}") from error

@@ -41,9 +41,10 @@ class Interruption(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Listen no more; add to an error of the disk how to go on."""
+        """Listen no more; add to an error of the disk, and to an interrupt, how to go on."""
         self._restore()
-        if isinstance(exception, OSError) and exception.errno in DISK:
+        full = isinstance(exception, OSError) and exception.errno in DISK
+        if full or isinstance(exception, KeyboardInterrupt):
             exception.add_note(how_to_go_on(trainer))
 
     def on_train_batch_end(
@@ -57,7 +58,11 @@ class Interruption(Callback):
         """Save and stop if a signal came."""
         # Between the batches that make one optimizer step there is nothing to save.
         accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
-        if accumulating or not any_process(self._received is not None, pl_module.device):
+        # A run resumed from here would skip the validation that is due, and its checkpoints: stop
+        # in it, or after the step that follows it.
+        loop = trainer.fit_loop
+        due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+        if accumulating or due or not any_process(self._received is not None, pl_module.device):
             return
         checkpoint = trainer.checkpoint_callback
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath:

@@ -1,6 +1,5 @@
 """Time and memory of every method, beside the frozen model."""
 
-import argparse
 import json
 import platform
 import sys
@@ -20,6 +19,7 @@ from tera_pl.backbone import DTYPES, hold_updates, release_updates
 from tera_pl.benchmark.mixed import time_mixed_batches
 from tera_pl.benchmark.models import METHODS, SHAPES, adapt, build_base
 from tera_pl.benchmark.timing import Timing, kept_bytes, time_in_turns
+from tera_pl.commands.arguments import Parser
 from tera_pl.errors import UserError
 from tera_pl.whole_files import OVERWRITE_HELP, check_target, whole_folder, write_whole
 
@@ -43,7 +43,7 @@ def main(args: Sequence[str]) -> int:
     Raises:
         UserError: If a method is unknown, or a number of tokens is not whole sequences.
     """
-    parser = argparse.ArgumentParser(prog="python -m tera_pl benchmark", description=main.__doc__)
+    parser = Parser("benchmark", main.__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="cpu_small")
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096], help="per step")
     parser.add_argument("--length", type=int, default=256, help="tokens per sequence")
@@ -65,7 +65,9 @@ def main(args: Sequence[str]) -> int:
         raise UserError(f"--length is {length}: expected at least 2 tokens")
     if any(tokens < length or tokens % length for tokens in options.tokens):
         raise UserError(f"--tokens: {options.tokens}: expected multiples of {length}")
-    device = torch.device(options.device)
+    if options.rounds < 1:
+        raise UserError(f"--rounds is {options.rounds}: expected at least 1")
+    device = _open_device(options.device)
     dtype = options.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     base = build_base(options.shape, device, DTYPES[dtype])
     models = {name: adapt(base, name) for name in options.methods}
@@ -99,6 +101,18 @@ def main(args: Sequence[str]) -> int:
         save(_draw(measured, options.shape), folder / "benchmark")
     sys.stdout.write(table)
     return 0
+
+
+def _open_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise NotImplementedError("nothing is computed there")
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise UserError(f"--device: {name!r} cannot be used ({reason})") from error
+    return device
 
 
 def _time_steps(

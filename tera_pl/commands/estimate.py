@@ -1,6 +1,5 @@
 """Tell what a run would take, from its configuration alone: numbers, bytes, memory and work."""
 
-import argparse
 import json
 import logging
 import sys
@@ -21,6 +20,7 @@ from tera_pl.backbone import (
     release_updates,
 )
 from tera_pl.cli import ConfigurationCLI, build
+from tera_pl.commands.arguments import Parser, positive
 from tera_pl.errors import UserError
 from tera_pl.packing import ATTENTION
 from tera_pl.tasks import CausalLMTask
@@ -42,16 +42,15 @@ def main(args: Sequence[str]) -> int:
         UserError: If the configuration is none of a causal language model, its backbone has no
             `config.json` here, or batch and length are not in it.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m tera_pl estimate",
-        description=main.__doc__.split("\n")[0] if main.__doc__ else None,
+    parser = Parser(
+        "estimate",
+        main.__doc__,
         epilog="All other options are those of fit: --config and overrides.",
-        allow_abbrev=False,
     )
     parser.add_argument("--batch", type=int, help="examples per batch, if other than configured")
     parser.add_argument("--length", type=int, help="tokens per example, if not the longest allowed")
     parser.add_argument(
-        "--device_gb", type=float, default=80, help="memory, 10^9 bytes (%(default)s)"
+        "--device_gb", type=positive, default=80, help="memory, 10^9 bytes (%(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options, rest = parser.parse_known_args(args)

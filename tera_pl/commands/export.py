@@ -18,6 +18,7 @@ from tera_pl.analysis.merging import check_mergeable, merge
 from tera_pl.analysis.result_files import read_results
 from tera_pl.analysis.wide import largest_allowed_error, largest_difference, widened
 from tera_pl.checkpoint_io import WholeCheckpointIO
+from tera_pl.commands.arguments import Parser, file_size
 from tera_pl.commands.model_card import write_card
 from tera_pl.errors import UserError
 from tera_pl.stopped import RunStoppedError
@@ -44,7 +45,7 @@ def main(args: Sequence[str]) -> int:
         UserError: If the checkpoint is not one of a run, something is at the output already, or the
             adapter cannot be merged.
     """
-    parser = argparse.ArgumentParser(prog="python -m tera_pl export", description=main.__doc__)
+    parser = Parser("export", main.__doc__)
     parser.add_argument("--ckpt_path", required=True, type=Path, help="checkpoint of a run")
     parser.add_argument("--output", required=True, type=Path, help="folder to write, new or empty")
     parser.add_argument("--backbone", metavar="PATH", help="the base model, if it has moved")
@@ -53,7 +54,9 @@ def main(args: Sequence[str]) -> int:
     )
     parser.add_argument("--merge", action="store_true", help="add the updates to the weights")
     parser.add_argument("--dequantise", action="store_true", help="a quantised base, for --merge")
-    parser.add_argument("--max_shard_size", default="5GB", help="largest file of weights")
+    parser.add_argument(
+        "--max_shard_size", type=file_size, default="5GB", help="largest file of weights"
+    )
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     options = parser.parse_args(args)
     check_target(options.output, KIND, replace=options.overwrite)

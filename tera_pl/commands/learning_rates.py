@@ -1,6 +1,5 @@
 """Derive learning rates from one method's: those that move the weights as far in the warm-up."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from tera_pl.analysis.learning_rates import WeightChange, on_grid, rate_for, war
 from tera_pl.analysis.updates import adapted_layers
 from tera_pl.backbone import add_adapter, load_config, load_meta_model
 from tera_pl.cli import ConfigurationCLI, build
+from tera_pl.commands.arguments import Parser, positive
 from tera_pl.errors import UserError
 from tera_pl.tasks import CausalLMTask
 
@@ -32,15 +32,14 @@ def main(args: Sequence[str]) -> int:
     Raises:
         UserError: If a configuration is invalid, or the reference has no weight update.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m tera_pl learning_rates",
-        description=main.__doc__.split("\n")[0] if main.__doc__ else None,
+    parser = Parser(
+        "learning_rates",
+        main.__doc__,
         epilog="All other options are those of fit, for all configurations.",
-        allow_abbrev=False,
     )
     parser.add_argument("configs", nargs="+", type=Path, help="configurations of methods")
     parser.add_argument("--reference", type=Path, required=True, help="configuration to start from")
-    parser.add_argument("--rate", type=float, help="the reference's rate, if not its configured")
+    parser.add_argument("--rate", type=positive, help="the reference's rate, if not its configured")
     options, rest = parser.parse_known_args(args)
     reference = _Method(options.reference, rest)
     if reference.change is None:

@@ -1,6 +1,5 @@
 """Tables and figures of the paper for any set of runs."""
 
-import argparse
 import re
 import shlex
 from collections import defaultdict
@@ -14,6 +13,7 @@ from tera_pl.analysis.layouts import layout_for
 from tera_pl.analysis.published import published_for
 from tera_pl.analysis.runs import Run, read_runs
 from tera_pl.analysis.tables import make_table, to_csv
+from tera_pl.commands.arguments import Parser
 from tera_pl.commands.report_text import Section, write_report
 from tera_pl.whole_files import OVERWRITE_HELP, check_target, open_whole, whole_folder
 
@@ -32,7 +32,7 @@ def main(args: Sequence[str]) -> int:
     Raises:
         ValueError: If there is no tested run, or runs of one table have different protocols.
     """
-    parser = argparse.ArgumentParser(prog="python -m tera_pl report", description=main.__doc__)
+    parser = Parser("report", main.__doc__)
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUNS", help="folders that hold runs at any depth"
     )

@@ -1,6 +1,5 @@
 """Compare configurations: the same search of the learning rate for each, then several seeds."""
 
-import argparse
 import json
 import math
 import re
@@ -12,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tera_pl.commands.arguments import Parser
 from tera_pl.commands.processes import Processes
 from tera_pl.commands.study_file import ROWS, TABLE, Study, read_study
 from tera_pl.commands.study_runs import finish, plan_run, resolve
@@ -43,7 +43,7 @@ def main(args: Sequence[str]) -> int:
         UserError: If the study's file or an argument is invalid, or settings of an entry are.
         RunStoppedError: If runs failed, after the others are done and their table is written.
     """
-    parser = argparse.ArgumentParser(prog="python -m tera_pl study", description=main.__doc__)
+    parser = Parser("study", main.__doc__)
     parser.add_argument("--config", type=Path, required=True, help="file of the study")
     parser.add_argument("--jobs", type=int, default=1, help="lines at once, one run each")
     parser.add_argument(

@@ -1,6 +1,5 @@
 """The three theorems in numbers and figures."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from tera_pl.analysis.fitting import best_fit, random_starts
 from tera_pl.analysis.theorems import error_bound, full_rank_counts
+from tera_pl.commands.arguments import Parser
 from tera_pl.tensor import CoreInit, FactorInit, TensorNetwork, draw, network_keys, plan_modes
 from tera_pl.whole_files import OVERWRITE_HELP, check_target, open_whole, whole_folder
 
@@ -57,7 +57,7 @@ def main(args: Sequence[str]) -> int:
     Returns:
         0.
     """
-    parser = argparse.ArgumentParser(prog="python -m tera_pl theory", description=main.__doc__)
+    parser = Parser("theory", main.__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of the figures")
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     options = parser.parse_args(args)

@@ -1,0 +1,80 @@
+"""Cases from seeds: which kind, in which folder, and what came of all of them."""
+
+import random
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+
+from tests.campaign import (
+    adapters,
+    bases,
+    checkpoints,
+    command_lines,
+    configs,
+    data,
+    disks,
+    results,
+    signals,
+    studies,
+)
+from tests.campaign.case import Result, run_case
+from tests.campaign.oddities import why_accepted
+from tests.campaign.world import World
+
+# How many of a hundred cases are of a kind; the dear ones are few.
+KINDS = {
+    configs: 36,
+    checkpoints: 18,
+    data: 12,
+    adapters: 9,
+    command_lines: 9,
+    bases: 5,
+    results: 4,
+    studies: 4,
+    disks: 2,
+    signals: 1,
+}
+DECK = [kind for kind, count in KINDS.items() for _ in range(count)]
+
+
+def case(number: int, world: World, only: str | None = None) -> Result | None:
+    """Make, run and judge one case; its number is its seed. Nothing for one of another kind."""
+    rng = random.Random(number)
+    # In turn, so that any hundred cases have all kinds in their shares.
+    deck = DECK.copy()
+    random.Random(number // len(deck)).shuffle(deck)
+    maker = deck[number % len(deck)]
+    kind = maker.__name__.rpartition(".")[2]
+    if only not in {None, kind}:
+        return None
+    place = world.cases / str(number)
+    folder = world.copy_to(place)
+    try:
+        return run_case(number, kind, maker.make(rng, folder, world), folder)
+    finally:
+        shutil.rmtree(place)
+
+
+def table(found: Iterable[Result]) -> str:
+    """Count outcomes by kind."""
+    found = list(found)
+    outcomes = sorted({outcome(result) for result in found})
+    counts = Counter((result.kind, outcome(result)) for result in found)
+    lines = ["| kind | cases | " + " | ".join(outcomes) + " |", "|---" * (2 + len(outcomes)) + "|"]
+    for kind in [*sorted({result.kind for result in found}), ""]:
+        cells = [
+            sum(n for (k, o), n in counts.items() if k == (kind or k) and o == name)
+            for name in outcomes
+        ]
+        lines.append(f"| {kind or 'all'} | {sum(cells)} | " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def outcome(result: Result) -> str:
+    """Give the outcome, with documented acceptances apart."""
+    return "accepted, documented" if result.bad and why_accepted(result) else result.outcome
+
+
+def defects(found: Iterable[Result]) -> list[Result]:
+    """Give the cases that show a defect."""
+    return [result for result in found if result.bad and not why_accepted(result)]
