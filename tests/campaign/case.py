@@ -1,7 +1,6 @@
 """One case of the campaign: what was changed, the command that meets it, what may come of it."""
 
 import contextlib
-import hashlib
 import io
 import logging
 import os
@@ -95,17 +94,15 @@ def call_command(args: list[str]) -> int:
     return run_trainer(args)
 
 
-def snapshot(folder: Path) -> dict[str, str]:
-    """Hash every file below a folder, links and special files by what they are."""
+def snapshot(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Identify every file below a folder: one that is written, even with the same bytes, differs."""
     found = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.is_symlink():
-            found[name] = f"link {path.readlink()}"
-        elif path.is_file():
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        elif not path.is_dir():
-            found[name] = "special"
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(place, name)  # noqa: PTH118 - thrice as fast as Path, in every case
+            state = os.lstat(path)
+            identity = (state.st_ino, state.st_mtime_ns, state.st_size, state.st_mode)
+            found[os.path.relpath(path, folder)] = identity
     return found
 
 
@@ -185,7 +182,7 @@ def _judge(
     return WRONG_END, f"exit {code}, {len(told)} lines: {' / '.join(told)[:300] or lines[-3:]}"
 
 
-def _touched(case: Case, before: dict[str, str], folder: Path, *, failed: bool) -> str:
+def _touched(case: Case, before: dict[str, tuple[int, ...]], folder: Path, *, failed: bool) -> str:
     """Tell which file was changed, removed or made where the command has no business."""
     after = snapshot(folder.parent)
 

@@ -23,15 +23,15 @@ from tests.campaign.world import World
 
 # How many of a hundred cases are of a kind; the dear ones are few.
 KINDS = {
-    configs: 36,
-    checkpoints: 18,
+    configs: 30,
+    checkpoints: 20,
     data: 12,
-    adapters: 9,
+    adapters: 11,
     command_lines: 9,
-    bases: 5,
-    results: 4,
-    studies: 4,
-    disks: 2,
+    results: 6,
+    studies: 6,
+    bases: 4,
+    disks: 1,
     signals: 1,
 }
 DECK = [kind for kind, count in KINDS.items() for _ in range(count)]

@@ -27,14 +27,11 @@ LAST = f"{RUN}/checkpoints/last.ckpt"
 USERS = [
     "adapter/notes.txt",
     "adapter.old/notes.txt",
-    "adapter.part/notes.txt",
     "checkpoints/best.ckpt",
-    "lightning_logs/version_0/notes.txt",
     "out.old/notes.txt",
     "out.part/notes.txt",
     "results.json",
     "predictions.jsonl",
-    "ranks.csv",
     "victim/notes.txt",
 ]
 QUESTIONS = 3
@@ -63,10 +60,10 @@ class World:
             records = json.loads((commonsense / "openbookqa" / f"{split}.json").read_text())
             (task / f"{split}.json").write_text(json.dumps(records[:count]))
         for name in USERS:
-            for place in (self.folder, self.folder.parent / "beside"):
-                path = place / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(f"the user's {name}\n")
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"the user's {name}\n")
+        (self.folder.parent / "victim.txt").write_text("the user's, above the current folder\n")
         self.settings = self._settings(settings)
         self.write(self.folder, self.settings)
         self.call("fit", "--config", "config.yaml")
