@@ -90,6 +90,8 @@ class InstructionDataModule(LightningDataModule):
         ):
             if value is not None and value < 1:
                 raise UserError(f"data.{name} is {value}: expected at least 1")
+        if num_workers < 0:
+            raise UserError(f"data.num_workers is {num_workers}: expected at least 0")
         self.tokenizer_path = tokenizer
         self.tokenizer_revision = tokenizer_revision
         self.encoding = encoding

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from peft import PeftConfig, PeftModel
+from peft.utils.error import NoMatchingPeftModuleError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -295,7 +296,10 @@ def add_adapter(
     # Lightning builds models under `torch.device("cuda")`, where PEFT would draw the projections
     # of VeRA and RandLoRA with a generator of the CPU.
     with torch.device("cpu"):
-        adapted = inject(model, adapter, revision)
+        try:
+            adapted = inject(model, adapter, revision)
+        except NoMatchingPeftModuleError as error:
+            raise UserError(" ".join(str(error).split())) from error
     return adapted if model.device.type == "meta" else adapted.to(model.device)
 
 

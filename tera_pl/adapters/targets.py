@@ -21,9 +21,11 @@ def check_targets(model: nn.Module, config: PeftConfig) -> None:
         config: Configuration of any PEFT method.
 
     Raises:
-        UserError: If a target matches no module, with the names that come nearest.
+        UserError: If a target matches no module, with the names that come nearest, or a layer
+            to transform is none of the model's.
     """
     names = [name for name, _ in model.named_modules() if name]
+    _check_layers(model, getattr(config, "layers_to_transform", None))
     _check_list(names, "modules_to_save", getattr(config, "modules_to_save", None) or ())
     targets = getattr(config, "target_modules", None)
     if config.peft_type == "ADAPTION_PROMPT" and isinstance(targets, str):
@@ -44,6 +46,16 @@ def check_targets(model: nn.Module, config: PeftConfig) -> None:
             )
         return
     _check_list(names, "target_modules", targets)
+
+
+def _check_layers(model: nn.Module, layers: int | Collection[int] | None) -> None:
+    settings = getattr(model, "config", None)
+    count = getattr(settings, "num_hidden_layers", None)
+    for layer in [layers] if isinstance(layers, int) else layers or ():
+        if count is not None and layer not in range(count):
+            raise UserError(
+                f"layers_to_transform: the model has no layer {layer!r}: expected 0 to {count - 1}"
+            )
 
 
 def _check_list(names: list[str], field: str, targets: Collection[str]) -> None:

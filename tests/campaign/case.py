@@ -95,7 +95,7 @@ def call_command(args: list[str]) -> int:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Identify every file below a folder: one that is written, even with the same bytes, differs."""
+    """Identify every file below a folder; one that was written anew differs, whatever is in it."""
     found = {}
     for place, _, names in os.walk(folder):
         for name in names:
