@@ -9,6 +9,8 @@ from peft import PeftConfig
 
 from tera_pl.errors import UserError
 
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
 
 def check_common_fields(config: PeftConfig) -> None:
     """Turn lists of modules into sets, as PEFT expects, and refuse impossible settings.
@@ -64,16 +66,20 @@ def _check_types(config: PeftConfig) -> None:
         for name in vars(cls).get("__annotations__", {})
     }
     hints = typing.get_type_hints(type(config))
-    # PEFT takes names of modules in any collection, and checks them; each class its own choices.
+    # PEFT takes names of modules in any collection, and checks them; each class its own
+    # choices and what is in mappings.
     for field in dataclasses.fields(config):
         value, hint = getattr(config, field.name), hints[field.name]
         choice = isinstance(value, str) and "Literal" in str(hint)
         if field.name not in own or choice or field.name in {"target_modules", "exclude_modules"}:
             continue
+        hint = dict if typing.get_origin(hint) is dict else hint
         value = list(value) if isinstance(value, tuple) else value
         value = float(value) if hint is float and type(value) is int else value
         try:
             type_validator(field.name, value, hint)
         except (TypeError, StrictDataclassFieldValidationError) as error:
-            reason = " ".join(str(error).split())
+            kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)] or [hint]
+            expected = _WORDS.get(kinds[0]) if len(kinds) == 1 else None
+            reason = f"expected {expected}" if expected else " ".join(str(error).split())
             raise UserError(f"{field.name} is {value!r}: {reason}") from error

@@ -61,6 +61,7 @@ class Interruption(Callback):
         # A run resumed from here would skip the validation that is due, and its checkpoints: stop
         # in it, or after the step that follows it.
         loop = trainer.fit_loop
+        assert loop._data_fetcher is not None
         due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
         if accumulating or due or not any_process(self._received is not None, pl_module.device):
             return

@@ -24,11 +24,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
-        """Raise what is wrong, as for every other input.
-
-        Raises:
-            UserError: Always.
-        """
+        """Raise a `UserError`, as for every other input."""
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
