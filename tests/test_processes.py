@@ -110,7 +110,7 @@ def test_mistake_is_told_once(tmp_path):
     assert process.returncode == 2
     told = [line for line in errors.splitlines() if "nope" in line]
     assert len(told) == 1
-    assert told[0].startswith("error: target_modules")
+    assert told[0].startswith("error: model.init_args.adapter.init_args.target_modules: ")
     assert "Traceback" not in errors
 
 
