@@ -32,7 +32,8 @@ def make(rng: random.Random, folder: Path, world: World) -> Case:
         args = ["fit", "--config", "config.yaml", "--trainer.max_steps=1", *QUICK]
         # A tensor that is missing, or of another shape, would be drawn anew.
         expect = "refuse" if known == "unusable" else "either"
-        return Case(f"{name}: {changed}", args, expect, stops=True)
+        odd = None if known == "same" else "other base"
+        return Case(f"{name}: {changed}", args, expect, stops=True, oddity=odd)
     args = arguments(rng.choice(COMMANDS))
     expect = "refuse" if known in {"unusable", "other"} else "either"
     return Case(

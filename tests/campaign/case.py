@@ -16,7 +16,9 @@ import torch
 from tera_pl.__main__ import COMMANDS as OTHERS
 from tera_pl.cli import COMMANDS, guard
 from tera_pl.cli import main as run_trainer
+from tests.campaign.oddities import ODDITIES
 
+DOCUMENTED = "accepted, documented"
 RAN, REFUSED, STOPPED = "ran as given", "one line, exit 2", "stopped, exit 1 or 130"
 TRACEBACK, WRONG_END, FILES, SILENT = (
     "BAD: traceback",
@@ -44,6 +46,7 @@ class Case:
         wrong: Tells what is wrong with a result that came with exit 0, or nothing.
         writes: Folders and files, relative to the case's, that the command may write to.
         stops: Whether it may end as stopped: one line, exit 1 or 130.
+        oddity: Name of the documented oddity that it is if it runs.
         call: What runs the command line in place of `call_command`.
     """
 
@@ -53,6 +56,7 @@ class Case:
     wrong: Callable[[Path], str | None] = accept
     writes: tuple[str, ...] = ("runs", "out")
     stops: bool = False
+    oddity: str | None = None
     call: Callable[[list[str]], int] | None = None
 
 
@@ -77,7 +81,7 @@ class Result:
 
     @property
     def bad(self) -> bool:
-        """Whether this is a defect, unless it is a documented acceptance."""
+        """Whether this is a defect."""
         return self.outcome.startswith("BAD")
 
     def __str__(self) -> str:
@@ -170,7 +174,9 @@ def _judge(
         if case.expect == "refuse":
             return SILENT, "it cannot be meant, and ran"
         wrong = case.wrong(folder)
-        return (SILENT, wrong) if wrong else (RAN, "")
+        if wrong:
+            return SILENT, wrong
+        return (DOCUMENTED, ODDITIES[case.oddity]) if case.oddity else (RAN, "")
     if code == 2 and len(told) == 1 and told[0].startswith("error: "):
         if len(told[0]) > LONGEST_LINE:
             return WRONG_END, f"a line of {len(told[0])} characters: {told[0][:200]}"

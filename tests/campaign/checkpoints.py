@@ -36,6 +36,7 @@ def make(rng: random.Random, folder: Path, world: World) -> Case:
         expect,
         wrong=_nothing_else if meant else lambda work: differs(world, work, args),
         writes=(RUN, "out"),
+        oddity="edited checkpoint" if meant else None,
     )
 
 

@@ -16,7 +16,7 @@ COMMANDS = ["export", "export", "merge", "report", "report", "fit", "test"]
 def make(rng: random.Random, folder: Path, world: World) -> Case:
     """A command cannot write files above some size: the disk is full in the middle of one."""
     command = rng.choice(COMMANDS)
-    size = rng.choice([0, rng.randrange(1_000), rng.randrange(10_000), rng.randrange(80_000)])
+    size = rng.choice([0, rng.randrange(1_000), rng.randrange(5_000), rng.randrange(40_000)])
     if command == "fit":
         args = signals.FIT
     elif command == "report":

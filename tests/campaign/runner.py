@@ -18,7 +18,6 @@ from tests.campaign import (
     studies,
 )
 from tests.campaign.case import Result, run_case
-from tests.campaign.oddities import why_accepted
 from tests.campaign.world import World
 
 # How many of a hundred cases are of a kind; the dear ones are few.
@@ -58,8 +57,8 @@ def case(number: int, world: World, only: str | None = None) -> Result | None:
 def table(found: Iterable[Result]) -> str:
     """Count outcomes by kind."""
     found = list(found)
-    outcomes = sorted({outcome(result) for result in found})
-    counts = Counter((result.kind, outcome(result)) for result in found)
+    outcomes = sorted({result.outcome for result in found})
+    counts = Counter((result.kind, result.outcome) for result in found)
     lines = ["| kind | cases | " + " | ".join(outcomes) + " |", "|---" * (2 + len(outcomes)) + "|"]
     for kind in [*sorted({result.kind for result in found}), ""]:
         cells = [
@@ -70,11 +69,6 @@ def table(found: Iterable[Result]) -> str:
     return "\n".join(lines)
 
 
-def outcome(result: Result) -> str:
-    """Give the outcome, with documented acceptances apart."""
-    return "accepted, documented" if result.bad and why_accepted(result) else result.outcome
-
-
 def defects(found: Iterable[Result]) -> list[Result]:
     """Give the cases that show a defect."""
-    return [result for result in found if result.bad and not why_accepted(result)]
+    return [result for result in found if result.bad]
