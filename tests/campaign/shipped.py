@@ -142,6 +142,8 @@ def equal(given: Any, found: Any) -> bool:
         return all(key in found and equal(value, found[key]) for key, value in given.items())
     if isinstance(found, dict):
         return given == found.get("class_path")
+    if isinstance(given, list) and isinstance(found, list | tuple):
+        return len(given) == len(found) and all(map(equal, given, found))
     # Text that reads as a number may be one: YAML knows no other way to write 1e3.
     same = given == found or str(given) == str(found)
     return same or (number(given) is not None and number(given) == number(found))
