@@ -20,17 +20,17 @@ from tests.campaign import (
 from tests.campaign.case import Result, run_case
 from tests.campaign.world import World
 
-# How many of a hundred cases are of a kind; the dear ones are few.
+# How many of two hundred cases are of a kind; the dear ones are few.
 KINDS = {
-    configs: 30,
-    checkpoints: 20,
-    data: 12,
-    adapters: 11,
-    command_lines: 9,
-    results: 6,
-    studies: 6,
-    bases: 4,
-    disks: 1,
+    configs: 50,
+    checkpoints: 40,
+    data: 26,
+    adapters: 24,
+    command_lines: 20,
+    results: 14,
+    studies: 14,
+    bases: 8,
+    disks: 3,
     signals: 1,
 }
 DECK = [kind for kind, count in KINDS.items() for _ in range(count)]
@@ -39,7 +39,7 @@ DECK = [kind for kind, count in KINDS.items() for _ in range(count)]
 def case(number: int, world: World, only: str | None = None) -> Result | None:
     """Make, run and judge one case; its number is its seed. Nothing for one of another kind."""
     rng = random.Random(number)
-    # In turn, so that any hundred cases have all kinds in their shares.
+    # In turn, so that any two hundred cases have all kinds in their shares.
     deck = DECK.copy()
     random.Random(number // len(deck)).shuffle(deck)
     maker = deck[number % len(deck)]
