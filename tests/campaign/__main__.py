@@ -13,7 +13,10 @@ from tests.campaign.world import make_world, share_parsers
 
 
 def main() -> int:
-    """Run the cases of a range of seeds; every defect is printed as it is found."""
+    """Run the cases of a range of seeds; every defect is printed as it is found.
+
+    The table of all comes at the end, and after every 500.
+    """
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("cases", type=int)
     parser.add_argument("--start", type=int, default=0, help="first seed")
