@@ -38,6 +38,8 @@ def main() -> int:
                 sys.stdout.write(
                     f"{len(found)} cases, {time.process_time() - begin:.0f} s of CPU\n"
                 )
+            if len(found) % 500 == 0:
+                sys.stdout.write(f"{table(found)}\n")
             sys.stdout.flush()
         seconds = time.process_time() - begin
     sys.stdout.write(f"{table(found)}\n{len(defects(found))} defects, {seconds:.0f} s of CPU\n")
