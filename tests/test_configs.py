@@ -1,5 +1,6 @@
 """Every shipped YAML parses against the code, and says what it is for."""
 
+import re
 import subprocess
 import sys
 from functools import reduce
@@ -80,6 +81,20 @@ def test_header_says_what_it_is_for(path):
         assert "For: " in text
         assert "Ours: " in text
         assert "Differs from the paper in: " in text
+
+
+def test_gradient_checkpointing_is_on_where_memory_asks_for_it():
+    """As docs/memory.md has it, whose numbers are those of `estimate`."""
+    rows = re.findall(r"(?m)^\| (\S+/llama\S+) \| (.*) \|$", (ROOT / "docs/memory.md").read_text())
+    paths = [path for path in CONFIGS if path.parent.parent.name in PAPER]
+    assert [row for row, _ in rows] == [name(path.with_suffix("")) for path in paths]
+    for path, (_, cells) in zip(paths, rows, strict=True):
+        step, generation, state, _ = (cell.strip(" ~") for cell in cells.split("|"))
+        needed = max(float(cell or 0) for cell in (step, generation))
+        assert state == ("on" if needed > 76 else "off")
+        given = yaml.safe_load(path.read_text())["model"]["init_args"].get("backbone", {})
+        assert given.get("gradient_checkpointing", False) == (state == "on")
+        assert f"# Memory: docs/memory.md; gradient checkpointing is {state}.\n" in path.read_text()
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=name)

@@ -132,8 +132,10 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         if func is aten._local_scalar_dense.default and args[0].is_meta:
             return 0  # asked of the mask: whether all tokens are real; they are not
-        tensors = [t for t in tree_leaves((args, kwargs)) if _is_meta(t)]
-        if tensors:  # a part of the batch that meets one has a shape only, from here on
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        tensors = [t for t in given if t.is_meta]
+        # A part of the batch that meets one has a shape only, from here on.
+        if 0 < len(tensors) < len(given):
             args, kwargs = tree_map_only(Tensor, _to_meta, (args, kwargs))
         before = {id(t.untyped_storage()) for t in tensors}
         result = func(*args, **(kwargs or {}))
