@@ -18,6 +18,8 @@ TOLD = ("backbone.path", "backbone.revision", "backbone.commit", "backbone.confi
 MAX_SHOWN = 300
 # The state of one class of optimizer is nothing to another.
 FIXED = {"optimizer.class"}
+# Differences in an error; another adapter has dozens.
+SHOWN = 5
 LENGTH = {"training.max_steps", "training.max_epochs"}
 # Schedules whose learning rates do not depend on how long training will last.
 OPEN_ENDED = {"constant_with_warmup"}
@@ -176,10 +178,11 @@ def _describe(
     refused: list[str], told: list[str], differing: Mapping[str, list[Any]], schedule: str | None
 ) -> str:
     def both(keys: list[str]) -> str:
-        return "; ".join(
+        told = "; ".join(
             "{} is {} in the checkpoint and {} in this run".format(key, *map(show, differing[key]))
-            for key in keys
+            for key in keys[:SHOWN]
         )
+        return f"{told}; and {len(keys) - SHOWN} more" if len(keys) > SHOWN else told
 
     length = (
         f" (the {schedule} schedule depends on the length of training: what was trained so far "
