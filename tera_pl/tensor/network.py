@@ -17,7 +17,7 @@ Notation, as in the paper (Gu et al., arXiv 2509.03234, Eq. 5 and 6), modes coun
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
@@ -121,7 +121,7 @@ class TensorNetwork:
             core_parts=[part.to(dtype) for part in self.core_parts],
         )
 
-    @property
+    @cached_property
     def shape(self) -> NetworkShape:
         """Sizes of the matrices that products go through; the type is that of the core."""
         matrices = [*self.out_factors, *self.in_factors]

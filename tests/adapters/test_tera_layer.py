@@ -1,5 +1,7 @@
 """A TeRA layer around particular base layers: half precision, hooks, trained, quantised."""
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 from tera_pl.adapters import TeraConfig, model
 from tera_pl.adapters import layer as common
 from tera_pl.adapters.tera import TeraLayer, layer
+from tera_pl.tensor import contract
 
 
 def adapt(base: nn.Module, **settings: object) -> tuple[nn.Module, TeraLayer]:
@@ -235,3 +238,29 @@ def test_held_update_is_that_of_its_adapter(perturb: Callable) -> None:
     adapted.merge()
     merged = adapted(x)
     assert torch.equal(merged, adapted.base_layer(x))
+
+
+def test_network_follows_its_tensors_and_settings_and_goes_with_its_adapter() -> None:
+    net = nn.Sequential(nn.Linear(30, 24))
+    tuned = get_peft_model(net, TeraConfig(target_modules=["0"], init_weights=False))
+    adapted = net[0]
+    first = adapted.get_tensor_network("default")
+    assert adapted.get_tensor_network("default") is first  # as in every step of a training
+    net.double()
+    moved = adapted.get_tensor_network("default")
+    assert moved.core.dtype == torch.float64
+    assert [id(v) for v in moved.vectors] == [id(v) for v in adapted.tera_vectors["default"]]
+    adapted.tera_config["default"].scaling = 2.0
+    assert torch.equal(adapted.get_delta_weight("default"), 2 * contract(moved))
+    adapted.tera_vectors["default"][0] = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    assert not adapted.get_delta_weight("default").any()
+    frozen = adapted.tera_frozen["default"].core
+    file = torch.ones_like(frozen.value)
+    frozen.replace(file)
+    assert torch.equal(adapted.get_tensor_network("default").core, file)
+    core = weakref.ref(adapted.get_tensor_network("default").core)
+    tuned.add_adapter("second", TeraConfig(target_modules=["0"], seed=1))
+    tuned.delete_adapter("default")
+    del frozen, first, moved
+    gc.collect()
+    assert core() is None

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from operator import is_
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class TeraLayer(AdapterLayer):
     """
 
     adapter_layer_names = ("tera_vectors",)
-    other_param_names = ("tera_frozen", "tera_dropout", "tera_config")
+    other_param_names = ("tera_frozen", "tera_dropout", "tera_config", "tera_networks")
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
         super().__init__(base_layer, **kwargs)
@@ -55,6 +56,7 @@ class TeraLayer(AdapterLayer):
         self.tera_frozen = nn.ModuleDict()
         self.tera_dropout = nn.ModuleDict()
         self.tera_config: dict[str, TeraConfig] = {}
+        self.tera_networks: dict[str, tuple[TensorNetwork, list[Tensor], tuple[float, bool]]] = {}
         # Name and matrix of what `hold_update` built.
         self._held_weight: tuple[str, Tensor] | None = None
         self._held_update: tuple[str, Tensor] | None = None
@@ -108,9 +110,18 @@ class TeraLayer(AdapterLayer):
         assert isinstance(frozen, FrozenNetwork)
         assert isinstance(vectors, nn.ParameterList)
         config = self.tera_config[adapter_name]
-        core, *factors = frozen.tensors()
+        tensors = frozen.tensors()
+        # To build and check it takes longer than its small products: kept while its tensors are
+        # the same objects.
+        made_of = [*(tensor.value for tensor in tensors), *vectors]
+        settings = (config.scaling, config.recompute)
+        if adapter_name in self.tera_networks:
+            network, before, settings_before = self.tera_networks[adapter_name]
+            if settings == settings_before and all(map(is_, made_of, before)):
+                return network
+        core, *factors = tensors
         found = {mode: factor.parts() for mode, factor in enumerate(factors)}
-        return TensorNetwork(
+        network = TensorNetwork(
             core.value,
             [factor.value for factor in factors],
             list(vectors),
@@ -120,6 +131,12 @@ class TeraLayer(AdapterLayer):
             core.parts() or (),
             config.recompute,
         )
+        self.tera_networks[adapter_name] = (network, made_of, settings)
+        return network
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self.tera_networks.clear()  # it must not keep what is moved
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """Give the update of an adapter (Eq. 6), of shape `(out_features, in_features)`.
