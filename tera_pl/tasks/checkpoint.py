@@ -19,7 +19,7 @@ MAX_SHOWN = 300
 # The state of one class of optimizer is nothing to another.
 FIXED = {"optimizer.class"}
 # Differences in an error; another adapter has dozens.
-SHOWN = 5
+SHOWN = 3
 LENGTH = {"training.max_steps", "training.max_epochs"}
 # Schedules whose learning rates do not depend on how long training will last.
 OPEN_ENDED = {"constant_with_warmup"}
