@@ -46,6 +46,7 @@ def read_results(path: Path) -> dict[str, Any]:
         expected |= {"test": {"scores": {}}, "settings": _SETTINGS}
     check_form(results, expected, path, "it")
     for stage in _STAGES:
+        check_form(results.get(stage, {}).get("scores", {}), {}, path, f"{stage}.scores")
         for name, score in results.get(stage, {}).get("scores", {}).items():
             if type(score) not in {int, float}:
                 raise damaged(path, f"{stage}.scores.{name} is {score!r}: expected a number")

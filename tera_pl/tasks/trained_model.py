@@ -22,7 +22,7 @@ from tera_pl.digests import fingerprint_frozen
 from tera_pl.errors import UserError
 from tera_pl.hub import check_available, find_commit
 from tera_pl.sharding import load_trained
-from tera_pl.tasks.checkpoint import TOLD, check_tensors, find_differences, show
+from tera_pl.tasks.checkpoint import SHOWN, TOLD, check_tensors, find_differences, show
 from tera_pl.tasks.description import VOLATILE, describe_adapter, describe_tokenizer
 
 # What a checkpoint puts before the names of the model's parameters.
@@ -170,8 +170,11 @@ def _check_same(found: Mapping[str, Any], spec: Mapping[str, Any], backbone: Bac
     ]
     if differing:
         told = "; ".join(
-            f"{key} is {show(a)} in the checkpoint and {show(b)} here" for key, a, b in differing
+            f"{key} is {show(a)} in the checkpoint and {show(b)} here"
+            for key, a, b in differing[:SHOWN]
         )
+        if len(differing) > SHOWN:
+            told += f"; and {len(differing) - SHOWN} more"
         raise UserError(
             f"--ckpt_path: the base model at {backbone.path!r} is not the one that this checkpoint "
             f"was trained on: {told}: name the folder of the right one by --backbone"
