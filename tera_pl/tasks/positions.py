@@ -24,7 +24,7 @@ def check_positions(
 ) -> None:
     """Refuse sequences that are longer than a model has positions.
 
-    Beyond them a model with learnt positions crashes, and one with rotary positions answers from
+    Beyond them a model with learned positions crashes, and one with rotary positions answers from
     angles that it was never trained on, without a word.
 
     Args:

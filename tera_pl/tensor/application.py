@@ -3,10 +3,10 @@
 Notation as in `tera_pl.tensor.network`; T is the number of rows (tokens). Frozen tensors are held
 by reference: they belong to the model. For backward are saved: through the factors `M x`, which
 layers that read the same input share, and the core's product; through the update the input, and
-what was built if it is no larger than that. With `recompute` only `M x` or the
-input are saved. Diagonals stay in their own type, float32: what they
-multiply is rounded to the type of the products once, afterwards, as mixed-precision training does
-with any weight, and their gradients are summed in float32.
+what was built if it is no larger than that; with `recompute`, `M x` or the input alone. Diagonals
+stay in their own type, float32: what they multiply is rounded to the type of the products once,
+afterwards, as mixed-precision training does with any weight, and their gradients are summed in
+float32.
 """
 
 from collections.abc import Sequence
