@@ -65,7 +65,7 @@ soak: venv
 
 # Resolve again; what need not change does not, but with `make lock UPGRADE=--upgrade`. One resolution,
 # laid in two files, since torch's CPU build needs none of the second. Of what is in the second, which
-# not every machine can install, the requirements are kept for tests/test_install.py.
+# not every machine can install, the requirements are kept for tests/packaging/test_install.py.
 UV := .cache/lock/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
     --custom-compile-command "make lock" $(UPGRADE)
 REPORT := .cache/lock/bin/python -m pip --isolated install --dry-run --ignore-installed --no-deps \
@@ -77,7 +77,7 @@ lock: .cache/lock
 	awk '/^[^ #]/ {file = /^(torch|triton|(nvidia|cuda)-[a-z0-9-]+)==/ ? "requirements-cuda.lock" : \
 	    "requirements.lock"} file {print > file}' .cache/all.lock
 	$(REPORT) $$(grep -o '^[a-z0-9-]*==[^ ]*' requirements-cuda.lock) | \
-	    $(PYTHON) -m tests.public_metadata
+	    $(PYTHON) -m tests.packaging.public_metadata
 
 # After torch's version has changed.
 lock-cpu: .cache/lock

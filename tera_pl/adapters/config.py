@@ -9,8 +9,8 @@ from peft import PeftConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
 from torch import Tensor
 
-from tera_pl.digests import digest_all
 from tera_pl.errors import UserError
+from tera_pl.tensor.checksums import digest_all
 
 
 @dataclass

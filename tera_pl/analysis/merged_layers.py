@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from tera_pl.distributed.fsdp2 import whole
 from tera_pl.errors import UserError
-from tera_pl.sharding import whole
 
 # Largest difference between the outputs of the merged and the adapted layer, as a share of the
 # largest output. Both are computed in float64, where methods differ by 1e-15; some compute a part

@@ -11,11 +11,10 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tera_pl.analysis.delta_weights import tuner_layers
 from tera_pl.analysis.merged_layers import TOLERANCE, is_floating, merge_copy, try_merging
-from tera_pl.analysis.updates import tuner_layers
-from tera_pl.errors import UserError
-from tera_pl.sharding import whole
-from tera_pl.stopped import RunStoppedError
+from tera_pl.distributed.fsdp2 import whole
+from tera_pl.errors import RunStoppedError, UserError
 
 # A weight that is rounded once is half a step between neighbors away from the exact one at most. On
 # the way from float64 torch passes through float32: 2**-16 of half a step of bfloat16 more.

@@ -6,9 +6,9 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
-from tera_pl.callbacks.run_folder import run_folder
-from tera_pl.sharding import gather, load_trained
-from tera_pl.whole_files import check_target, whole_folder
+from tera_pl.checkpointing.atomic_writes import check_target, whole_folder
+from tera_pl.checkpointing.run_directory import run_folder
+from tera_pl.distributed.fsdp2 import gather, load_trained
 
 KIND = "trained model"
 

@@ -7,9 +7,9 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tera_pl.callbacks.run_folder import run_folder
+from tera_pl.checkpointing.markers import claim_folder
+from tera_pl.checkpointing.run_directory import run_folder
 from tera_pl.errors import UserError
-from tera_pl.markers import claim_folder
 
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 

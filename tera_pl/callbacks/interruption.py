@@ -9,8 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
-from tera_pl.sharding import any_process
-from tera_pl.stopped import DISK, RunStoppedError, how_to_go_on
+from tera_pl.checkpointing.resume_command import resume_command_of
+from tera_pl.distributed.fsdp2 import any_process
+from tera_pl.errors import DISK_ERRORS, RunStoppedError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -43,9 +44,9 @@ class Interruption(Callback):
     ) -> None:
         """Listen no more; add to an error of the disk, and to an interrupt, how to go on."""
         self._restore()
-        full = isinstance(exception, OSError) and exception.errno in DISK
+        full = isinstance(exception, OSError) and exception.errno in DISK_ERRORS
         if full or isinstance(exception, KeyboardInterrupt):
-            exception.add_note(how_to_go_on(trainer))
+            exception.add_note(resume_command_of(trainer))
 
     def on_train_batch_end(
         self,
@@ -99,5 +100,5 @@ class Interruption(Callback):
     def _stop(self, trainer: Trainer) -> None:
         received = self._received.name if self._received else "stopped by another process"
         raise RunStoppedError(
-            f"{received} after step {trainer.global_step}; {how_to_go_on(trainer)}"
+            f"{received} after step {trainer.global_step}; {resume_command_of(trainer)}"
         )

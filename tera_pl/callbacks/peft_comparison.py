@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from tera_pl.callbacks.run_folder import run_folder
-from tera_pl.whole_files import write_whole
+from tera_pl.checkpointing.atomic_writes import write_whole
+from tera_pl.checkpointing.run_directory import run_folder
 
 FILE = "peft_comparison.json"
 PACKAGES = ("transformers", "peft", "datasets", "bitsandbytes", "torch")

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from tera_pl.distributed.fsdp2 import any_process
 from tera_pl.errors import UserError
-from tera_pl.sharding import any_process
 
 # Parts of a tensor from each of which two entries are looked at.
 PARTS = 32

@@ -6,8 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from tera_pl.callbacks.run_folder import run_folder, tensorboard
-from tera_pl.markup import code, code_block, markdown
+from tera_pl.checkpointing.run_directory import run_folder, tensorboard
+from tera_pl.reporting.markup import code, code_block, markdown
 
 Prediction = dict[str, Any]
 

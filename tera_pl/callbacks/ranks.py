@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
+from tera_pl.analysis.delta_weights import adapted_layers, layer_singular_values, update_shape
 from tera_pl.analysis.spectra import Spectrum, summarize_values
-from tera_pl.analysis.updates import adapted_layers, layer_singular_values, update_shape
-from tera_pl.callbacks.run_folder import run_folder, tensorboard
+from tera_pl.checkpointing.atomic_writes import open_whole, write_whole
+from tera_pl.checkpointing.run_directory import run_folder, tensorboard
 from tera_pl.errors import UserError
-from tera_pl.whole_files import open_whole, write_whole
 
 SECONDS_BETWEEN_WORDS = 10.0
 

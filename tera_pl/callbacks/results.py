@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from tera_pl.callbacks.resources import ResourceMonitor
-from tera_pl.callbacks.run_folder import run_folder
-from tera_pl.whole_files import write_whole
+from tera_pl.checkpointing.atomic_writes import write_whole
+from tera_pl.checkpointing.run_directory import run_folder
 
 PACKAGES = ("tera-pl", "torch", "lightning", "transformers", "peft", "datasets", "torchmetrics")
 

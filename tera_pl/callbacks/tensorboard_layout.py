@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
 from tera_pl.adapters.tera import TeraLayer
-from tera_pl.analysis.runs import flatten
-from tera_pl.analysis.updates import adapted_layers
-from tera_pl.callbacks.run_folder import tensorboard
+from tera_pl.analysis.delta_weights import adapted_layers
+from tera_pl.checkpointing.run_directory import tensorboard
+from tera_pl.reporting.runs import flatten
 
 RESOURCES = ("trained", "train_seconds", "peak_memory_bytes")
 

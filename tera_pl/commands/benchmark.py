@@ -14,14 +14,19 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tera_pl.analysis.accounting import bytes_of
-from tera_pl.analysis.drawing import save, style
-from tera_pl.backbone import DTYPES, hold_updates, release_updates
-from tera_pl.benchmark.mixed import time_mixed_batches
-from tera_pl.benchmark.models import METHODS, SHAPES, adapt, build_base
-from tera_pl.benchmark.timing import Timing, kept_bytes, time_in_turns
+from tera_pl.benchmarking.mixed_batches import time_mixed_batches
+from tera_pl.benchmarking.models import METHODS, SHAPES, adapt, build_base
+from tera_pl.benchmarking.timing import Timing, kept_bytes, time_in_turns
+from tera_pl.checkpointing.atomic_writes import (
+    OVERWRITE_HELP,
+    check_target,
+    whole_folder,
+    write_whole,
+)
 from tera_pl.commands.arguments import Parser
 from tera_pl.errors import UserError
-from tera_pl.whole_files import OVERWRITE_HELP, check_target, whole_folder, write_whole
+from tera_pl.models.backbone import DTYPES, hold_updates, release_updates
+from tera_pl.reporting.drawing import save, style
 
 KIND = "benchmark"
 FLOOR = "frozen"

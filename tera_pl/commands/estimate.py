@@ -12,17 +12,17 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from tera_pl.analysis import Ledger, bytes_of, count, count_flops, dry_generation, dry_run
-from tera_pl.backbone import (
+from tera_pl.cli import ConfigurationCLI, build
+from tera_pl.commands.arguments import Parser, positive
+from tera_pl.errors import UserError
+from tera_pl.models.backbone import (
     add_adapter,
     hold_updates,
     load_meta_model,
     prepare_training,
     release_updates,
 )
-from tera_pl.cli import ConfigurationCLI, build
-from tera_pl.commands.arguments import Parser, positive
-from tera_pl.errors import UserError
-from tera_pl.packing import ATTENTION
+from tera_pl.models.packed_attention import ATTENTION
 from tera_pl.tasks import CausalLMTask
 from tera_pl.tasks.loss import IGNORED
 

@@ -15,15 +15,19 @@ from transformers import AutoModelForCausalLM
 
 from tera_pl.analysis import count
 from tera_pl.analysis.merging import check_mergeable, merge
-from tera_pl.analysis.result_files import read_results
-from tera_pl.analysis.wide import largest_allowed_error, largest_difference, widened
-from tera_pl.checkpoint_io import WholeCheckpointIO
+from tera_pl.analysis.wider_dtype import largest_allowed_error, largest_difference, widened
+from tera_pl.checkpointing.atomic_writes import (
+    OVERWRITE_HELP,
+    check_target,
+    whole_folder,
+    write_whole,
+)
+from tera_pl.checkpointing.checkpoint_io import WholeCheckpointIO
+from tera_pl.checkpointing.trained_model import TrainedModel, load_trained_model
 from tera_pl.commands.arguments import Parser, file_size
-from tera_pl.commands.model_card import write_card
-from tera_pl.errors import UserError
-from tera_pl.stopped import RunStoppedError
-from tera_pl.tasks.trained_model import TrainedModel, load_trained_model
-from tera_pl.whole_files import OVERWRITE_HELP, check_target, whole_folder, write_whole
+from tera_pl.errors import RunStoppedError, UserError
+from tera_pl.export.model_card import write_card
+from tera_pl.reporting.result_files import read_results
 
 KIND = "export"
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tera_pl.analysis.delta_weights import adapted_layers
 from tera_pl.analysis.learning_rates import WeightChange, on_grid, rate_for, warmup_distance
-from tera_pl.analysis.updates import adapted_layers
-from tera_pl.backbone import add_adapter, load_config, load_meta_model
 from tera_pl.cli import ConfigurationCLI, build
 from tera_pl.commands.arguments import Parser, positive
 from tera_pl.errors import UserError
+from tera_pl.models.backbone import add_adapter, load_config, load_meta_model
 from tera_pl.tasks import CausalLMTask
 
 

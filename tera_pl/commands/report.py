@@ -6,16 +6,21 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from tera_pl.analysis.drawing import save
-from tera_pl.analysis.figures import draw_all
-from tera_pl.analysis.groups import check_same_protocol, group_runs, protocol_differences
-from tera_pl.analysis.layouts import layout_for
-from tera_pl.analysis.published import published_for
-from tera_pl.analysis.runs import Run, read_runs
-from tera_pl.analysis.tables import make_table, to_csv
+from tera_pl.checkpointing.atomic_writes import (
+    OVERWRITE_HELP,
+    check_target,
+    open_whole,
+    whole_folder,
+)
 from tera_pl.commands.arguments import Parser
-from tera_pl.commands.report_text import Section, write_report
-from tera_pl.whole_files import OVERWRITE_HELP, check_target, open_whole, whole_folder
+from tera_pl.reporting.drawing import save
+from tera_pl.reporting.figures import draw_all
+from tera_pl.reporting.groups import check_same_protocol, group_runs, protocol_differences
+from tera_pl.reporting.layouts import layout_for
+from tera_pl.reporting.published import published_for
+from tera_pl.reporting.runs import Run, read_runs
+from tera_pl.reporting.tables import make_table, to_csv
+from tera_pl.reporting.text import Section, write_report
 
 KIND = "report"
 

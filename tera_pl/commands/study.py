@@ -11,14 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tera_pl.checkpointing.atomic_writes import write_whole
+from tera_pl.checkpointing.markers import claim_folder
 from tera_pl.commands.arguments import Parser
-from tera_pl.commands.processes import Processes
-from tera_pl.commands.study_file import ROWS, TABLE, Study, read_study
-from tera_pl.commands.study_runs import finish, plan_run, resolve
-from tera_pl.errors import UserError
-from tera_pl.markers import claim_folder
-from tera_pl.stopped import RunStoppedError
-from tera_pl.whole_files import write_whole
+from tera_pl.errors import RunStoppedError, UserError
+from tera_pl.studies.definition import ROWS, TABLE, Study, read_study
+from tera_pl.studies.processes import Processes
+from tera_pl.studies.runs import finish, plan_run, resolve
 
 KIND = "study"
 Row = dict[str, Any]

@@ -9,11 +9,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tera_pl.analysis.fitting import best_fit, random_starts
-from tera_pl.analysis.theorems import error_bound, full_rank_counts
+from tera_pl.checkpointing.atomic_writes import (
+    OVERWRITE_HELP,
+    check_target,
+    open_whole,
+    whole_folder,
+)
 from tera_pl.commands.arguments import Parser
 from tera_pl.tensor import CoreInit, FactorInit, TensorNetwork, draw, network_keys, plan_modes
-from tera_pl.whole_files import OVERWRITE_HELP, check_target, open_whole, whole_folder
+from tera_pl.theory.fitting import best_fit, random_starts
+from tera_pl.theory.theorems import error_bound, full_rank_counts
 
 KIND = "theory"
 SIZE = 64  # of the update that is approximated

@@ -19,7 +19,25 @@ from torchmetrics import Metric
 from transformers import get_scheduler
 
 from tera_pl.adapters.supported import NeedsWeightsError
-from tera_pl.backbone import (
+from tera_pl.checkpointing.compatibility import change_optimizer, check_checkpoint
+from tera_pl.checkpointing.resume_command import resume_command_of
+from tera_pl.checkpointing.run_spec import (
+    describe_adapter,
+    describe_data,
+    describe_optimizer,
+    describe_tokenizer,
+    describe_training,
+)
+from tera_pl.checkpointing.training_state import check_training_state
+from tera_pl.config.construction import is_own, name_error
+from tera_pl.distributed.fsdp2 import (
+    any_process,
+    average_gradients,
+    keep_from_broadcast,
+    shard_model,
+)
+from tera_pl.errors import RunStoppedError, UserError, is_user_error
+from tera_pl.models.backbone import (
     Backbone,
     add_adapter,
     describe_base,
@@ -31,30 +49,12 @@ from tera_pl.backbone import (
     prepare_training,
     release_updates,
 )
-from tera_pl.construction import is_own, name_error
-from tera_pl.digests import fingerprint_frozen
-from tera_pl.errors import UserError, is_user_error
-from tera_pl.hub import check_available, find_commit
-from tera_pl.packing import ATTENTION
-from tera_pl.sharding import (
-    any_process,
-    average_gradients,
-    keep_from_broadcast,
-    shard_model,
-)
-from tera_pl.stopped import RunStoppedError, how_to_go_on
-from tera_pl.tasks.checkpoint import change_optimizer, check_checkpoint
-from tera_pl.tasks.description import (
-    describe_adapter,
-    describe_data,
-    describe_optimizer,
-    describe_tokenizer,
-    describe_training,
-)
+from tera_pl.models.fingerprint import fingerprint_frozen
+from tera_pl.models.hub import check_available, find_commit
+from tera_pl.models.packed_attention import ATTENTION
 from tera_pl.tasks.loss import prepare, supervised_loss
 from tera_pl.tasks.optimizer import build_optimizer
 from tera_pl.tasks.positions import check_positions
-from tera_pl.tasks.training_state import check_training_state
 
 Batch = Mapping[str, Any]
 Predictions = dict[str, list[dict[str, Any]]]
@@ -432,7 +432,7 @@ class CausalLMTask(LightningModule):
         ids = ", ".join(data.ids_of(batch)) if hasattr(data, "ids_of") else "an unnamed batch"
         told = f"the loss is {loss.item()} at step {self.global_step} on {ids}"
         if not self.skip_nonfinite_loss:
-            raise RunStoppedError(f"{told}; {how_to_go_on(self.trainer)}")
+            raise RunStoppedError(f"{told}; {resume_command_of(self.trainer)}")
         rank_zero_warn(f"{told}: batch skipped")
 
     @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tera_pl.packing import pack
+from tera_pl.models.packed_attention import pack
 
 IGNORED = -100
 
@@ -20,7 +20,7 @@ def prepare(batch: Mapping[str, Tensor], *, packed: bool) -> dict[str, Any]:
     Args:
         batch: `input_ids`, `attention_mask` and `labels`, each `(batch, length)`, on the CPU;
             labels of `IGNORED` are not supervised.
-        packed: Whether to take the padding out; see `tera_pl.packing`.
+        packed: Whether to take the padding out; see `tera_pl.models.packed_attention`.
 
     Returns:
         The `inputs` of the model; `rows` and `columns` of the positions whose next token is

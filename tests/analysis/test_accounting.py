@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
 from tera_pl.analysis import count
-from tera_pl.backbone import add_adapter
+from tera_pl.models.backbone import add_adapter
 
 SIZES = {
     "7B": LlamaConfig(),  # the library's defaults are Llama-2-7B

@@ -10,11 +10,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from tera_pl.adapters.supported import inject
 from tera_pl.analysis import iter_spectra
+from tera_pl.analysis.delta_weights import adapted_layers, layer_singular_values, layer_update
 from tera_pl.analysis.merging import check_mergeable, merge
-from tera_pl.analysis.updates import adapted_layers, layer_singular_values, layer_update
-from tera_pl.analysis.wide import largest_allowed_error, largest_difference, widened
-from tera_pl.errors import UserError
-from tera_pl.stopped import RunStoppedError
+from tera_pl.analysis.wider_dtype import largest_allowed_error, largest_difference, widened
+from tera_pl.errors import RunStoppedError, UserError
 
 TARGETS = ["q_proj", "v_proj"]
 SIZES = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 40}

@@ -11,14 +11,14 @@ import pytest
 from matplotlib.collections import PathCollection
 from torch.utils.tensorboard import SummaryWriter
 
-from tera_pl.analysis.figures import draw_all
-from tera_pl.analysis.groups import group_runs
-from tera_pl.analysis.layouts import layout_for
-from tera_pl.analysis.published import published_for
-from tera_pl.analysis.runs import read_runs
-from tera_pl.analysis.tables import make_table, to_csv, to_markdown
-from tests.analysis.run_folders import write_ranks, write_run
-from tests.analysis.test_tables import TASKS, cells
+from tera_pl.reporting.figures import draw_all
+from tera_pl.reporting.groups import group_runs
+from tera_pl.reporting.layouts import layout_for
+from tera_pl.reporting.published import published_for
+from tera_pl.reporting.runs import read_runs
+from tera_pl.reporting.tables import make_table, to_csv, to_markdown
+from tests.reporting.run_folders import write_ranks, write_run
+from tests.reporting.test_tables import TASKS, cells
 
 LLAMA_2, LLAMA_3 = "meta-llama/Llama-2-7b-hf", "meta-llama/Meta-Llama-3-8B"
 SEEDS, LAYERS = 5, 4

@@ -16,7 +16,7 @@ from tera_pl.errors import UserError
 from tests.campaign.case import Case
 from tests.campaign.checkpoints import flip
 from tests.campaign.world import RUN, World
-from tests.hostile import damaged_content, same
+from tests.checkpointing.hostile import damaged_content, same
 
 # What plain peft says of a file that it cannot read is its own.
 ERRORS = (UserError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OSError)

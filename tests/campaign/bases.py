@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests.campaign.case import Case
 from tests.campaign.checkpoints import arguments, differs, flip
 from tests.campaign.world import RUN, World
-from tests.hostile import damaged_content, same
+from tests.checkpointing.hostile import damaged_content, same
 
 # `fit` has no checkpoint that says what the base was: whatever is whole is another base.
 COMMANDS = ["export"] * 6 + ["merge", "test", "predict"]

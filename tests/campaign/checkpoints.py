@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from tera_pl.checkpoint_io import DIGESTS, WholeCheckpointIO
+from tera_pl.checkpointing.checkpoint_io import DIGESTS, WholeCheckpointIO
 from tests.campaign.case import Case
 from tests.campaign.world import LAST, RUN, World, compare_tensors
-from tests.hostile import damaged_content, same
+from tests.checkpointing.hostile import damaged_content, same
 
 # Where an exported adapter is compared, it is the quickest way to meet a checkpoint.
 COMMANDS = ["export"] * 20 + ["merge", "test", "validate", "predict", "fit"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.campaign.case import Case
 from tests.campaign.checkpoints import arguments, flip
 from tests.campaign.world import RUN, World
-from tests.hostile import damaged_content
+from tests.checkpointing.hostile import damaged_content
 
 FILES = ["results.json"] * 6 + ["config.yaml", "config_test.yaml", "ranks.csv", "predictions.jsonl"]
 FILES += ["singular_values.npz"]

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from transformers import AutoTokenizer, LlamaConfig
 
+from tests.config.test_shipped_configs import CONFIGS, PROTOCOLS, items
 from tests.conftest import ROOT
-from tests.test_configs import CONFIGS, PROTOCOLS, items
 
 MINIWORLD = ROOT / "datamodules" / "miniworld" / "base"
 PATH = ("model", "init_args", "backbone", "path")

@@ -13,7 +13,7 @@ import torch
 from tera_pl.tasks import CausalLMTask
 from tests.campaign.case import Case, call_command
 from tests.campaign.world import LAST, RUN, World
-from tests.hostile import same
+from tests.checkpointing.hostile import same
 
 NEW = "runs/run/version_1"
 HOOKS = ["on_train_batch_start", "on_validation_epoch_start", "on_before_optimizer_step"]

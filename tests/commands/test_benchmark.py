@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tera_pl.__main__ import main
-from tera_pl.benchmark import mixed, models
-from tera_pl.benchmark.timing import kept_bytes, time_in_turns
+from tera_pl.benchmarking import mixed_batches, models
+from tera_pl.benchmarking.timing import kept_bytes, time_in_turns
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,7 @@ TINY = {
 
 def test_command_writes_ratios_for_every_method(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(models.SHAPES, "tiny", TINY)
-    monkeypatch.setattr(mixed, "NUM_ADAPTERS", (1, 3))
+    monkeypatch.setattr(mixed_batches, "NUM_ADAPTERS", (1, 3))
     arguments = ["--shape", "tiny", "--tokens", "256", "--rounds", "3", "--output", str(tmp_path)]
     names = ["tera", "lora_r32", "prompt_tuning_20"]
     assert main(["benchmark", *arguments, "--device", "cpu", "--methods", *names]) == 0

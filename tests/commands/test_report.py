@@ -6,13 +6,13 @@ import json
 import pytest
 
 from tera_pl.__main__ import main
-from tera_pl.analysis.groups import group_runs
-from tera_pl.analysis.layouts import layout_for
-from tera_pl.analysis.runs import read_runs
-from tera_pl.analysis.tables import make_table
 from tera_pl.errors import UserError
-from tests.analysis.run_folders import write_run
-from tests.hostile import damaged_content
+from tera_pl.reporting.groups import group_runs
+from tera_pl.reporting.layouts import layout_for
+from tera_pl.reporting.runs import read_runs
+from tera_pl.reporting.tables import make_table
+from tests.checkpointing.hostile import damaged_content
+from tests.reporting.run_folders import write_run
 from tests.soak import more
 
 MATH = {"accuracy/AQuA": 0.3, "accuracy/SVAMP": 0.7}

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tera_pl.adapters import TeraConfig
-from tera_pl.backbone import Backbone
+from tera_pl.models.backbone import Backbone
 from tera_pl.tasks import CausalLMTask, Generation
 
 IDS = [[1, 5, 6, 7, 2], [1, 8, 9, 2, 0]]

@@ -1,0 +1,227 @@
+"""The true weight update of every adapted layer, whatever the method, and its ranks."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.vera.layer import VeraLayer
+from torch import Tensor, nn
+
+from tera_pl.adapters.initialization import initial_parameters
+from tera_pl.adapters.layer import AdapterLayer
+from tera_pl.adapters.loretta.layer import LorettaLayer
+from tera_pl.adapters.lotr.layer import LotrLayer
+from tera_pl.adapters.tera.layer import TeraLayer
+from tera_pl.analysis.merged_layers import TOLERANCE, is_floating, is_transposed, merge_copy
+from tera_pl.analysis.spectra import (
+    Spectrum,
+    singular_values,
+    singular_values_of_network,
+    singular_values_of_product,
+    summarize_values,
+)
+from tera_pl.distributed.fsdp2 import whole
+from tera_pl.errors import UserError
+from tera_pl.tensor import full_float32
+
+
+def iter_updates(model: nn.Module, adapter_name: str = "default") -> Iterator[tuple[str, Tensor]]:
+    """Walk over the weight updates of an adapted model, one at a time.
+
+    Args:
+        model: A model that PEFT has adapted.
+        adapter_name: Which adapter.
+
+    Yields:
+        The name of the layer in the base model and its weight update, of shape
+        `(out_features, in_features)`; see `layer_update`. Layers whose method adapts no matrix,
+        such as prompt methods, do not appear.
+    """
+    for name, layer in adapted_layers(model, adapter_name).items():
+        yield name, layer_update(layer, adapter_name)
+
+
+def iter_singular_values(
+    model: nn.Module, adapter_name: str = "default"
+) -> Iterator[tuple[str, Tensor]]:
+    """Decompose the weight updates of an adapted model, one at a time.
+
+    An update that is a product with a narrow middle is never multiplied out; of the others one is
+    in memory at a time. Each is decomposed on the device of its layer.
+
+    Args:
+        model: A model that PEFT has adapted.
+        adapter_name: Which adapter.
+
+    Yields:
+        The name of the layer in the base model and its `min(out_features, in_features)` singular
+        values in descending order, on the CPU.
+
+    Raises:
+        ValueError: If an update has a NaN or an infinite entry.
+    """
+    for name, layer in adapted_layers(model, adapter_name).items():
+        yield name, layer_singular_values(layer, adapter_name)
+
+
+def iter_spectra(model: nn.Module, adapter_name: str = "default") -> Iterator[tuple[str, Spectrum]]:
+    """Compute the ranks of the weight updates of an adapted model, one at a time.
+
+    Args:
+        model: A model that PEFT has adapted.
+        adapter_name: Which adapter.
+
+    Yields:
+        The name of the layer in the base model and the ranks of its update.
+
+    Raises:
+        ValueError: If an update has a NaN or an infinite entry.
+    """
+    for name, layer in adapted_layers(model, adapter_name).items():
+        values = layer_singular_values(layer, adapter_name)
+        yield name, summarize_values(values, update_shape(layer))
+
+
+def adapted_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, Any]:
+    """Find the layers whose weight is a matrix that an adapter changes.
+
+    Args:
+        model: A model that PEFT has adapted.
+        adapter_name: Which adapter.
+
+    Returns:
+        The layers by their names in the base model.
+    """
+    return {
+        name: layer
+        for name, layer in tuner_layers(model, adapter_name).items()
+        if isinstance(layer, AdapterLayer) or _is_matrix(layer)
+    }
+
+
+def tuner_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, Any]:
+    """Find all layers that have an adapter, whatever it changes.
+
+    Args:
+        model: A model that PEFT has adapted.
+        adapter_name: Which adapter.
+
+    Returns:
+        The layers by their names in the base model.
+    """
+    prefix = "base_model.model."
+    return {
+        name.removeprefix(prefix): layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, BaseTunerLayer)
+        and any(adapter_name in getattr(layer, key, ()) for key in layer.adapter_layer_names)
+    }
+
+
+@torch.no_grad()
+@full_float32()
+def layer_update(layer: Any, adapter_name: str = "default") -> Tensor:
+    """Give the weight update of a layer: its merged weight less its base weight.
+
+    Where the initialization of the adapter has moved the base weight (PiSSA, OLoRA), the base
+    weight is what both were together before the first step, for models that `inject` has adapted.
+
+    Args:
+        layer: An adapted layer.
+        adapter_name: Which adapter.
+
+    Returns:
+        `DeltaW` of shape `(out_features, in_features)`, taken in float64 and rounded to float32,
+        unless the base has float64; of shape `(embedding_dim, num_embeddings)` for an embedding.
+
+    Raises:
+        UserError: If there is no such matrix, because the update depends on the input.
+    """
+    if isinstance(layer, AdapterLayer) and not is_floating(layer):
+        # These add what `get_delta_weight` says to a base of any kind.
+        return layer.get_delta_weight(adapter_name)
+    weight = layer.get_base_layer().weight
+    initial = initial_parameters(layer)
+    merged = _merged_weight(layer, adapter_name)
+    if initial is None:
+        before = whole(weight.detach()).double()
+    else:
+        before = _merged_weight(layer, adapter_name, initial)
+    update = (merged - before).to(torch.promote_types(weight.dtype, torch.float32))
+    return update.T if is_transposed(layer) else update
+
+
+@torch.no_grad()
+@full_float32()
+def layer_singular_values(layer: Any, adapter_name: str = "default") -> Tensor:
+    """Decompose the update of a layer, by its structure where that is exact.
+
+    Args:
+        layer: An adapted layer.
+        adapter_name: Which adapter.
+
+    Returns:
+        The `min(out_features, in_features)` singular values in descending order, on the CPU.
+
+    Raises:
+        ValueError: If the update has a NaN or an infinite entry, or there is none.
+    """
+    full = min(update_shape(layer))
+    factors = _factors(layer, adapter_name)
+    if isinstance(layer, TeraLayer):
+        values = singular_values_of_network(layer.get_tensor_network(adapter_name))
+    elif factors is not None and factors[0].shape[1] < full:
+        values = singular_values_of_product(*factors)
+    else:
+        update = layer_update(layer, adapter_name)
+        # Rows and columns of zeros, as where some tokens are trained, have no part in the others.
+        nonzero = update != 0
+        values = singular_values(update[nonzero.any(1)][:, nonzero.any(0)])
+    # An inner size above the smaller side may leave more values than there are: all zero.
+    values = values[:full].cpu()
+    return torch.cat([values, values.new_zeros(full - len(values))])
+
+
+def update_shape(layer: Any) -> tuple[int, int]:
+    """Give `(out_features, in_features)` of an adapted layer."""
+    if isinstance(layer, AdapterLayer) or not is_floating(layer):
+        return layer.out_features, layer.in_features
+    rows, columns = layer.get_base_layer().weight.shape
+    return (columns, rows) if is_transposed(layer) else (rows, columns)
+
+
+def _is_matrix(layer: Any) -> bool:
+    weight = getattr(layer.get_base_layer(), "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2
+
+
+def _merged_weight(
+    layer: Any, adapter_name: str, values: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    merged = merge_copy(layer, adapter_name, values)
+    if merged.error > TOLERANCE:
+        raise UserError(
+            "no weight gives what the layer computes with its adapter: the update depends on the "
+            "input, or PEFT merges it wrongly"
+        )
+    return merged.parameters["weight"]
+
+
+def _factors(layer: Any, adapter_name: str) -> tuple[Tensor, Tensor] | None:
+    """Two factors whose product is the update or its transpose, if that is what it is."""
+    if initial_parameters(layer) is not None:
+        return None
+    if isinstance(layer, LorettaLayer | LotrLayer):
+        return layer.get_delta_factors(adapter_name)
+    if isinstance(layer, VeraLayer):
+        outer, inner = layer.vera_lambda_b[adapter_name], layer.vera_lambda_d[adapter_name]
+        left = layer.vera_B[adapter_name][: layer.out_features].to(outer.device).double()
+        right = layer.vera_A[adapter_name][:, : layer.in_features].to(inner.device).double()
+        return outer.unsqueeze(1) * left, inner.unsqueeze(1) * right
+    if isinstance(layer, LoraLayer) and adapter_name not in layer.lora_variant:
+        pair = [side[adapter_name] for side in (layer.lora_B, layer.lora_A) if adapter_name in side]
+        if len(pair) == 2 and all(isinstance(linear, nn.Linear) for linear in pair):
+            return layer.scaling[adapter_name] * pair[0].weight.double(), pair[1].weight
+    return None

@@ -1,0 +1,1 @@
+"""How runs are written and read back: atomic writes, checkpoints, run directories, resume."""

@@ -1,0 +1,266 @@
+"""Atomic writes of files and folders.
+
+What is deleted, replaced or renamed here was made by this process under a unique name, lies in a
+folder that this program owns, or is listed in a marker file as written by this program. Every other
+such call of the project is on the list in
+`tests/checkpointing/test_destructive_calls.py`, with its reason.
+"""
+
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from tera_pl.checkpointing.markers import (
+    MARKER,
+    check_written,
+    files_of,
+    refusal,
+    write_marker,
+    written_files,
+)
+from tera_pl.errors import DISK_ERRORS, UserError, is_user_error
+
+# Of a name, so that a temporary one beside it is no longer than file systems allow.
+LONGEST_PREFIX = 60
+OVERWRITE_HELP = "replace the folder, if this program wrote it and nothing was added to it"
+
+
+@contextmanager
+def open_whole(path: Path) -> Iterator[BinaryIO]:
+    """Write a file atomically: temporary file, fsync, rename.
+
+    A kill or a power cut at any moment leaves the older file or the new one, and perhaps a
+    `<name>.<random>.part` beside it. After an error nothing is left of it.
+
+    Args:
+        path: The file to write; its folder is made if needed. A file of this name is replaced: it
+            lies in a folder that this program owns.
+
+    Yields:
+        A binary file.
+
+    Raises:
+        UserError: If the place cannot be written to.
+        OSError: If the disk is full or fails.
+    """
+    part = path.with_name(f"{path.name[:LONGEST_PREFIX]}.{secrets.token_hex(4)}.part")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = part.open("xb")
+    except OSError as error:
+        raise refusal(error, path) from error
+    try:
+        with opened as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink()
+        _raise_from_disk(error, path)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file atomically, as `open_whole` does.
+
+    Args:
+        path: The file to write.
+        text: Its content.
+    """
+    with open_whole(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def whole_folder(path: Path, kind: str, *, replace: bool = False) -> Iterator[Path]:
+    """Write a folder atomically: all of it takes its name in one rename, or nothing does.
+
+    It is filled in a temporary folder beside its place, `<name>.<random>.part/new`. A folder that
+    is replaced is moved to `<name>.<random>.part/old` first, for two folders cannot change places
+    in one step: after a kill between the two renames both are there, and the next call warns.
+
+    Args:
+        path: The folder to write: missing, empty or, with `replace`, one that this program wrote.
+        kind: What it is, for its marker file: a folder of another kind is not replaced.
+        replace: Whether to replace one of this kind. It must hold nothing that was added to it.
+
+    Yields:
+        An empty folder to fill.
+
+    Raises:
+        UserError: If there is something else at the place, or it cannot be written to.
+        OSError: If the disk is full or fails.
+    """
+    path = check_target(path, kind, replace=replace)
+    _warn_of_leftovers(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f"{path.name[:LONGEST_PREFIX]}."
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=path.parent))
+    except OSError as error:
+        raise refusal(error, path) from error
+    new, old = temporary / "new", temporary / "old"
+    try:
+        new.mkdir()
+        yield new
+        files = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if not p.is_dir())
+        write_marker(new, kind, {"files": files})
+        for file in new.rglob("*"):
+            _sync(file)
+        _change_places(new, path, old, kind, replace=replace)
+    except BaseException as error:
+        _drop(temporary, old, path)
+        _raise_from_disk(error, path)
+        raise
+    _sync_folder(path.parent)
+    if old.exists():
+        _remove_written(old)
+    with suppress(OSError):  # what somebody put there meanwhile stays
+        temporary.rmdir()
+
+
+def check_target(path: Path, kind: str, *, replace: bool) -> Path:
+    """Check that a folder may be written; call it before the work whose result goes there.
+
+    Args:
+        path: The folder.
+        kind: Its kind, as for `whole_folder`.
+        replace: Whether one that this program wrote is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: If something is there that this program did not write, or may not replace.
+    """
+    path = path.resolve() if path.name in {"", ".."} else path
+    if path.is_symlink():
+        raise UserError(f"{path} is a symbolic link: name the folder itself, or another")
+    try:
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            if path.is_mount() or path.resolve() == Path.cwd():
+                raise UserError(
+                    f"{path} is the current folder or a mount point: name a folder in it"
+                )
+            _check_parent(path)
+            return path
+    except OSError as error:
+        raise refusal(error, path) from error
+    if not path.is_dir():
+        raise UserError(f"{path} is there already and is no folder: choose another name")
+    if not replace:
+        raise UserError(f"{path} is not empty: choose another folder, or --overwrite")
+    if path.is_mount() or path.resolve() in {Path.cwd(), *Path.cwd().parents}:
+        raise UserError(f"{path} is the current folder or holds it: choose another")
+    check_written(path, path, kind)
+    return path
+
+
+def _check_parent(path: Path) -> None:
+    """Refuse a place that takes no folder, before hours of work."""
+    above = next(parent for parent in path.parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"cannot write {path}: {above} is no folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {path}: {above} is read-only")
+
+
+def _change_places(new: Path, path: Path, old: Path, kind: str, *, replace: bool) -> None:
+    """Give a folder its name; what was there is moved to `old`."""
+    if replace and path.is_dir() and any(path.iterdir()):
+        with suppress(FileNotFoundError):  # another process replaces it at the same moment
+            path.rename(old)
+            check_written(old, path, kind)
+    try:
+        # The system refuses it if `path` is a folder that is not empty.
+        new.rename(path)
+    except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+            raise UserError(f"{path}: something was put there meanwhile: it stays") from error
+        raise
+
+
+def _drop(temporary: Path, old: Path, path: Path) -> None:
+    """Remove the unfinished folder; put back what was to be replaced."""
+    if old.exists():
+        try:
+            old.rename(path)
+        except OSError:
+            warnings.warn(f"{old} is what was {path}: it stays there", stacklevel=4)
+            return
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_written(folder: Path) -> None:
+    """Remove the files that a folder's marker names, and the folders that are empty then."""
+    marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    for name in files_of(folder) & written_files(marker):
+        (folder / name).unlink()
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            with suppress(OSError):
+                path.rmdir()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _warn_of_leftovers(path: Path) -> None:
+    pattern = re.compile(re.escape(path.name[:LONGEST_PREFIX]) + r"\.[a-z0-9_]{8}\.part")
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    for left in sorted(p for p in beside if pattern.fullmatch(p.name)):
+        parts = [f"{p.name} ({_describe_part(p)})" for p in sorted(left.iterdir())]
+        warnings.warn(
+            f"{left} is there: a write of {path} was killed, or is under way. It holds "
+            f"{' and '.join(parts) or 'nothing'}, and can be removed if no process writes it",
+            stacklevel=4,
+        )
+
+
+def _describe_part(part: Path) -> str:
+    if part.name == "old":
+        return "what was to be replaced"
+    return "complete" if (part / MARKER).is_file() else "incomplete"
+
+
+def _raise_from_disk(error: BaseException | None, path: Path) -> None:
+    """Raise what the system said, with the file it said it of, where libraries hide it.
+
+    torch raises another error over it, safetensors and tokenizers put its number into a text.
+    """
+    cause = error
+    while cause is not None:
+        if is_user_error(cause):
+            return
+        number = re.search(r"\(os error (\d+)\)", str(cause))
+        code = cause.errno if isinstance(cause, OSError) else int(number[1]) if number else None
+        if code is not None and code in DISK_ERRORS:
+            raise OSError(code, os.strerror(code), str(path)) from error
+        cause = cause.__context__
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    """Put a new name on the disk, where the system can do that."""
+    with suppress(OSError):
+        _sync(path)

@@ -1,0 +1,117 @@
+"""Where a run writes, and its TensorBoard writers."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard import SummaryWriter
+
+from tera_pl.checkpointing.atomic_writes import write_whole
+from tera_pl.checkpointing.markers import check_unclaimed, claim_folder, mark_new_folder
+
+KIND = "run"
+# Of the run directories of runs without a logger, in `trainer.default_root_dir`.
+UNLOGGED = "unlogged"
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """Give the run directory: `runs/<name>/version_k`.
+
+    All processes must ask together: the first tells the others.
+
+    Args:
+        trainer: The trainer of the run.
+
+    Returns:
+        The folder of its first logger, or the trainer's root folder where nothing is logged.
+    """
+    folder = folder_of(trainer.loggers) or Path(trainer.default_root_dir)
+    return trainer.strategy.broadcast(folder)
+
+
+def folder_of(loggers: Sequence[Logger]) -> Path | None:
+    """Give the folder of one run in which the first logger writes, as its process sees it.
+
+    Args:
+        loggers: The loggers of a trainer.
+
+    Returns:
+        The folder, or None where nothing is written.
+    """
+    if not loggers or loggers[0].save_dir is None:
+        return None
+    first = loggers[0]
+    if isinstance(first, TensorBoardLogger | CSVLogger):
+        return Path(first.log_dir)
+    # Others share their `save_dir` among runs: as ModelCheckpoint does.
+    version = first.version if isinstance(first.version, str) else f"version_{first.version}"
+    assert first.save_dir is not None
+    return Path(first.save_dir, str(first.name), version)
+
+
+def place_run(logger: Any, root: str | Path | None) -> Path:
+    """Choose the folder of a new run for all that no logger places; nothing is made.
+
+    Args:
+        logger: `trainer.logger`: a logger, a list of them, a boolean or None.
+        root: `trainer.default_root_dir`.
+
+    Returns:
+        The run directory: the logger's, or `<root>/unlogged/version_k` where nothing is logged,
+        with `runs` in the place of a missing root.
+
+    Raises:
+        UserError: If the logger's folder is the current one, or something is in it already.
+    """
+    loggers = logger if isinstance(logger, list) else [logger]
+    if loggers[:1] in ([None], [True]):  # Lightning's own, which numbers its folders
+        return Path(root or "runs")
+    logged = None if loggers[:1] in ([], [False]) else folder_of(loggers)
+    run = logged or _new_version(Path(root or "runs") / UNLOGGED)
+    # The others may see what the first has made since.
+    rank_zero_only(check_unclaimed)(run, KIND)
+    if logged and SLURMEnvironment.detect():
+        # Where Lightning looks for what it saved when the job was requeued.
+        return Path(root or Path.cwd())
+    return run
+
+
+def _new_version(folder: Path) -> Path:
+    number = 0
+    while (folder / f"version_{number}").exists():
+        number += 1
+    return folder / f"version_{number}"
+
+
+class RunConfig(SaveConfigCallback):
+    """Mark the run directory and write the configuration into it, atomically.
+
+    Lightning's writes to the logger's `save_dir`, which several runs may share. With `overwrite`,
+    the run directory is one that goes on; otherwise it must be new.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Mark and write once."""
+        if self.already_saved:
+            return
+        folder = run_folder(trainer)
+        if trainer.is_global_zero:
+            if self.overwrite:
+                claim_folder(folder, KIND)
+            else:
+                mark_new_folder(folder, KIND)
+            text = self.parser.dump(self.config, skip_unset=False)
+            write_whole(folder / self.config_filename, text)
+        self.already_saved = True
+
+
+def tensorboard(trainer: Trainer) -> Iterator[SummaryWriter]:
+    """Walk over the TensorBoard writers of a run: none, unless a logger is a TensorBoardLogger."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            yield logger.experiment

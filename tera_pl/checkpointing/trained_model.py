@@ -1,0 +1,181 @@
+"""Rebuild the model that a checkpoint was saved from, out of the checkpoint alone."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+from tera_pl.adapters.supported import NeedsWeightsError
+from tera_pl.checkpointing.compatibility import SHOWN, TOLD, check_tensors, find_differences, show
+from tera_pl.checkpointing.run_spec import VOLATILE, describe_adapter, describe_tokenizer
+from tera_pl.distributed.fsdp2 import load_trained
+from tera_pl.errors import UserError
+from tera_pl.models.backbone import (
+    DTYPES,
+    Backbone,
+    add_adapter,
+    describe_base,
+    load_meta_model,
+    load_model,
+    load_tokenizer,
+)
+from tera_pl.models.fingerprint import fingerprint_frozen
+from tera_pl.models.hub import check_available, find_commit
+
+# What a checkpoint puts before the names of the model's parameters.
+PREFIX = "model."
+SECTIONS = {"adapter", "backbone", "tokenizer"}
+
+
+@dataclass
+class TrainedModel:
+    """A model with the weights of a checkpoint.
+
+    Args:
+        model: A PeftModel in evaluation mode, or a PreTrainedModel without an adapter.
+        adapter: Settings of its adapter, or null.
+        tokenizer: The tokenizer of the base.
+        spec: What identifies adapter, base and tokenizer.
+    """
+
+    model: Any
+    adapter: PeftConfig | None
+    tokenizer: Any
+    spec: dict[str, Any]
+
+
+def load_trained_model(
+    checkpoint: Mapping[str, Any],
+    path: str | None = None,
+    trust_remote_code: bool = False,
+    check: Callable[[PeftModel], None] | None = None,
+) -> TrainedModel:
+    """Build base model and adapter from the description in a checkpoint, and load its tensors.
+
+    Nothing else of the run is built, and no class is named by the checkpoint: its adapter is one of
+    the methods registered with PEFT.
+
+    Args:
+        checkpoint: A loaded checkpoint, whose checksums have been verified.
+        path: Where the base model is now; by default where it was.
+        trust_remote_code: Whether code that comes with the base model may run.
+        check: Called with the adapted model on the meta device, before any weight is loaded.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: If the description is damaged, the base model is another, or the tensors are
+            not those of the adapter.
+    """
+    found = checkpoint.get("tera_pl")
+    if not isinstance(found, Mapping) or not found.keys() >= SECTIONS:
+        raise UserError("--ckpt_path: the checkpoint has no description of its model")
+    backbone = _read_backbone(found["backbone"], path, trust_remote_code)
+    adapter = _read_adapter(found["adapter"])
+    check_available(backbone.path, backbone.revision)
+    tokenizer = load_tokenizer(backbone)
+    if adapter is not None:
+        meta = _try_adapter(backbone, adapter)
+        if check is not None and meta is not None:
+            check(meta)
+    model: Any = load_model(backbone)
+    if adapter is not None:
+        # Frozen tensors that PEFT draws, and no checkpoint holds, are drawn as in the run.
+        training = found.get("training")
+        seed = training.get("seed") if isinstance(training, Mapping) else None
+        torch.manual_seed(seed if isinstance(seed, int) else 0)
+        model = add_adapter(model, adapter, find_commit(backbone.path, backbone.revision))
+    spec = {
+        "adapter": describe_adapter(model, adapter),
+        "backbone": describe_base(backbone) | {"frozen_weights_sha256": fingerprint_frozen(model)},
+        "tokenizer": describe_tokenizer(tokenizer),
+    }
+    _check_same(found, spec, backbone)
+    parameters = {PREFIX + name: p for name, p in model.named_parameters() if p.requires_grad}
+    check_tensors(checkpoint.get("state_dict"), parameters)
+    state = checkpoint["state_dict"].items()
+    load_trained(model, {name.removeprefix(PREFIX): value for name, value in state})
+    return TrainedModel(model.eval(), adapter, tokenizer, spec)
+
+
+def _read_backbone(found: Any, path: str | None, trust_remote_code: bool) -> Backbone:
+    if not isinstance(found, Mapping) or found.get("dtype") not in DTYPES:
+        raise UserError("--ckpt_path: the checkpoint's description of its base model is damaged")
+    revision = found.get("commit") or found.get("revision")
+    place = path or found.get("path")
+    for name, value in (("path", place), ("revision", revision or "")):
+        if not isinstance(value, str):
+            raise UserError(f"--ckpt_path: the checkpoint has {value!r} as backbone.{name}")
+    return Backbone(
+        path=str(place),
+        revision=None if path else revision,
+        dtype=found["dtype"],
+        pretrained=found.get("pretrained") is not False,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def _read_adapter(settings: Any) -> PeftConfig | None:
+    """Build the configuration of an adapter from plain values that are not trusted."""
+    if settings is None:
+        return None
+    kind = settings.get("peft_type") if isinstance(settings, Mapping) else None
+    if not isinstance(kind, str) or kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise UserError(
+            f"--ckpt_path: the checkpoint's adapter is {kind!r}: expected a method of PEFT or of "
+            "this package"
+        )
+    # PEFT imports the module that the first names, and hands the second to a tokenizer.
+    if settings.get("megatron_config") or (settings.get("tokenizer_kwargs") or {}).get(
+        "trust_remote_code"
+    ):
+        raise UserError(
+            "--ckpt_path: the checkpoint's adapter has megatron_config or "
+            "tokenizer_kwargs.trust_remote_code, which would run code that the file names"
+        )
+    try:
+        config = PEFT_TYPE_TO_CONFIG_MAPPING[kind](
+            **{key: value for key, value in settings.items() if key not in VOLATILE}
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise _invalid(error) from error
+    assert isinstance(config, PeftConfig)
+    return config
+
+
+def _try_adapter(backbone: Backbone, adapter: PeftConfig) -> PeftModel | None:
+    """Inject an adapter on the meta device, where an error costs no weights; null if it cannot."""
+    try:
+        return add_adapter(load_meta_model(backbone), adapter)
+    except NeedsWeightsError:
+        return None
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise _invalid(error) from error
+
+
+def _invalid(error: Exception) -> UserError:
+    return UserError(f"--ckpt_path: the checkpoint's adapter settings are invalid: {error}")
+
+
+def _check_same(found: Mapping[str, Any], spec: Mapping[str, Any], backbone: Backbone) -> None:
+    """Refuse another base model than the one that was trained."""
+    differing = [
+        (key, theirs, ours)
+        for key, theirs, ours in find_differences(found, spec, spec.keys())
+        if key not in TOLD
+    ]
+    if differing:
+        told = "; ".join(
+            f"{key} is {show(a)} in the checkpoint and {show(b)} here"
+            for key, a, b in differing[:SHOWN]
+        )
+        if len(differing) > SHOWN:
+            told += f"; and {len(differing) - SHOWN} more"
+        raise UserError(
+            f"--ckpt_path: the base model at {backbone.path!r} is not the one that this checkpoint "
+            f"was trained on: {told}: name the folder of the right one by --backbone"
+        )

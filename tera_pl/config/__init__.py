@@ -1,0 +1,1 @@
+"""How configurations are read: strict YAML, fragments, construction of objects."""

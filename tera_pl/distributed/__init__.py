@@ -1,0 +1,1 @@
+"""Several processes: FSDP2, DDP and the strategy of Lightning."""

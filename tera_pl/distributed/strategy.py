@@ -1,0 +1,127 @@
+"""Lightning's strategy for FSDP2, with the checkpoints of a single process."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Literal
+
+from lightning.fabric.utilities.optimizer import _optimizer_to_device
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, ParallelStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
+
+from tera_pl.distributed.fsdp2 import like, load_trained, whole
+from tera_pl.errors import UserError
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Lightning's ModelParallelStrategy (FSDP2), with the checkpoints of a single process.
+
+    Lightning's own gathers the base weights for every checkpoint and numbers the states of the
+    optimizer otherwise. Here a checkpoint holds the trained tensors, whole, in one file; any
+    number of processes reads it.
+
+    Args:
+        data_parallel_size: Number of processes; `auto` takes all.
+        tensor_parallel_size: 1: layers are not split.
+        save_distributed_checkpoint: Has no effect; a checkpoint is one file.
+        process_group_backend: Backend of torch.distributed; by default that of the device.
+        timeout: Longest wait for another process.
+
+    Raises:
+        UserError: If layers shall be split.
+    """
+
+    def __init__(
+        self,
+        data_parallel_size: Literal["auto"] | int = "auto",
+        tensor_parallel_size: Literal["auto"] | int = 1,
+        save_distributed_checkpoint: bool = False,
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = timedelta(minutes=30),
+    ) -> None:
+        if tensor_parallel_size not in {"auto", 1}:
+            raise UserError(
+                f"trainer.strategy: tensor_parallel_size is {tensor_parallel_size}: expected 1, "
+                "weights are shared among processes but layers are not split"
+            )
+        super().__init__(data_parallel_size, 1, False, process_group_backend, timeout)
+
+    def setup_environment(self) -> None:
+        """Join the other processes."""
+        if self._data_parallel_size == "auto":
+            self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Whether Lightning hands the optimizer its state from a checkpoint."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Gather the trained tensors, by name."""
+        assert self.lightning_module is not None
+        named = self.lightning_module.named_parameters()
+        return {name: whole(p.detach()).cpu() for name, p in named if p.requires_grad}
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Gather the state of an optimizer."""
+        if isinstance(optimizer, LightningOptimizer):
+            optimizer = optimizer.optimizer
+        return tree_map(whole, optimizer.state_dict())
+
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint of any number of processes."""
+        return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Take over the trained tensors; the task has checked that they are the right ones."""
+        assert self.lightning_module is not None
+        load_trained(self.lightning_module, checkpoint["state_dict"])
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take over the states of the optimizers."""
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            divided = {
+                index: {
+                    name: like(value, parameters[index])
+                    if isinstance(value, Tensor) and value.shape == parameters[index].shape
+                    else value
+                    for name, value in entries.items()
+                }
+                for index, entries in state["state"].items()
+            }
+            optimizer.load_state_dict(state | {"state": divided})
+            _optimizer_to_device(optimizer, self.root_device)
+
+
+def adopt(strategy: Any) -> Any:
+    """Replace Lightning's ModelParallelStrategy, which a configuration may name, by ours.
+
+    Args:
+        strategy: What `trainer.strategy` holds.
+
+    Returns:
+        A `ShardedStrategy` with the same settings, or what was given.
+
+    Raises:
+        UserError: If it is the older FSDP. Lightning's turns the base into float32, clips no
+            gradients, and its checkpoints would hold the base and no trained tensor by its name.
+    """
+    if isinstance(strategy, FSDPStrategy) or str(strategy).startswith("fsdp"):
+        raise UserError(
+            "trainer.strategy: fsdp converts the base to float32 and cannot clip gradients: share "
+            "the base with FSDP2 instead, as configs/base/fsdp2.yaml does"
+        )
+    if type(strategy) is not ModelParallelStrategy:
+        return strategy
+    return ShardedStrategy(
+        strategy._data_parallel_size,
+        strategy._tensor_parallel_size,
+        process_group_backend=strategy._process_group_backend,
+        timeout=strategy._timeout,
+    )

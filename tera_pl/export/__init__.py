@@ -1,0 +1,1 @@
+"""What a run has trained, as a folder for other programs."""

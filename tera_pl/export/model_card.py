@@ -1,0 +1,84 @@
+"""The model card of an exported run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tera_pl.checkpointing.atomic_writes import write_whole
+from tera_pl.reporting.markup import markdown
+
+USE_ADAPTER = """    import tera_pl.adapters  # tells peft the method
+    from peft import AutoPeftModelForCausalLM
+
+    model = AutoPeftModelForCausalLM.from_pretrained("<this folder>")
+"""
+USE_MODEL = """    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained("<this folder>")
+"""
+
+
+def write_card(
+    folder: Path, task: Any, run: Path, results: dict[str, Any], report: dict[str, Any]
+) -> None:
+    """Write README.md: what the weights are, how they were made and scored.
+
+    Args:
+        folder: The exported folder.
+        task: The task whose weights it has.
+        run: Folder of the run.
+        results: Content of the run's results.json, or nothing.
+        report: What merging measured, or nothing.
+    """
+    is_adapter = task.adapter is not None and not report
+    backbone = task.spec["backbone"]
+    head = {
+        "base_model": backbone["path"],
+        "library_name": "peft" if is_adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["tera_pl", *([task.adapter.peft_type.lower()] if task.adapter else [])],
+    }
+    identity = {
+        "base revision": backbone["commit"] or backbone["revision"] or "a local folder",
+        "base config SHA-256": backbone["config_sha256"],
+        "base weights SHA-256": backbone["frozen_weights_sha256"],
+        "tokenizer SHA-256": task.spec["tokenizer"]["sha256"],
+        "run": str(run),
+    }
+    resources = results.get("fit", {}).get("resources", {})
+    counts = {k: v for k, v in resources.items() if k.startswith(("trained", "stored", "frozen"))}
+    settings = results.get("settings", {})
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+        f"# {markdown(run.parent.name)}\n",
+        USE_ADAPTER if is_adapter else USE_MODEL,
+        "## Scores\n",
+        _table(results.get("test", {}).get("scores", {})) or "Not tested.\n",
+        "## Counts\n",
+        _table(counts) or "Not recorded.\n",
+        "## Identity\n",
+        _table(identity),
+        "## Protocol\n",
+        _block(settings.get("protocol", {})),
+        "## Adapter\n",
+        _block(task.spec["adapter"] or {}),
+    ]
+    if report:
+        parts += ["## Merging\n", _table(report)]
+    write_whole(folder / "README.md", "\n".join(parts))
+
+
+def _table(values: dict[str, Any]) -> str:
+    rows = [
+        f"| {markdown(key)} | {markdown(value)} |"
+        for key, value in values.items()
+        if not isinstance(value, dict)
+    ]
+    return "\n".join(["| | |", "|---|---|", *rows]) + "\n" if rows else ""
+
+
+def _block(values: dict[str, Any]) -> str:
+    # JSON has no line that begins with a backtick: line ends inside its strings are escaped.
+    return f"```json\n{json.dumps(values, indent=2, sort_keys=True, default=str)}\n```\n"

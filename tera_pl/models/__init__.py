@@ -1,0 +1,1 @@
+"""Pretrained backbones: loading, identity, Hub look-up, packed attention."""

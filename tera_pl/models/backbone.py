@@ -1,0 +1,353 @@
+"""Load a pretrained causal language model and give it an adapter."""
+
+import copy
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from peft import PeftConfig, PeftModel
+from peft.utils.error import NoMatchingPeftModuleError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import logging
+
+from tera_pl.adapters import check_targets
+from tera_pl.adapters.layer import AdapterLayer
+from tera_pl.adapters.supported import inject
+from tera_pl.errors import UserError
+from tera_pl.models.hub import find_commit, how_to_download
+from tera_pl.models.packed_attention import ATTENTION, check_packable
+
+# What libraries raise for files of weights that are missing, truncated, damaged or of another kind.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    EOFError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Values of a config.json that leave what a model computes here as it is: names, versions, caching,
+# and tokens, which the tokenizer tells.
+IMMATERIAL = {
+    "_name_or_path",
+    "architectures",
+    "bos_token_id",
+    "dtype",
+    "eos_token_id",
+    "initializer_range",
+    "pad_token_id",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Which causal language model to adapt, and how to hold it in memory.
+
+    Args:
+        path: Folder in the Hugging Face format, or the id of a model on the Hub.
+        revision: Branch, tag or commit on the Hub. Pin a commit for a run that must be repeatable.
+        dtype: Type of the frozen weights. Adapters keep their own precision.
+        attn_implementation: Attention kernel (`sdpa`, `eager`, `flash_attention_2`), or null for
+            the default of the library; or `packed_sdpa`, which is `sdpa` for generation and takes
+            the padding out of batches for the loss.
+        trust_remote_code: Whether code that comes with the weights may run.
+        pretrained: False keeps the architecture and draws new weights, to pretrain from scratch.
+        gradient_checkpointing: Recompute activations in backward: less memory, more time.
+    """
+
+    path: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    pretrained: bool = True
+    gradient_checkpointing: bool = False
+
+
+def load_config(backbone: Backbone) -> PretrainedConfig:
+    """Read the architecture of a backbone without its weights.
+
+    Args:
+        backbone: Which model.
+
+    Returns:
+        The configuration of the model.
+
+    Raises:
+        UserError: If there is no such model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(
+            backbone.path,
+            revision=backbone.revision,
+            trust_remote_code=backbone.trust_remote_code,
+        )
+    except Exception as error:  # a damaged file makes its readers raise anything
+        raise UserError(
+            f"model.backbone.path: no causal language model at {backbone.path!r}: expected a "
+            f"folder or Hub id with a readable config.json ({_first_line(error)}); "
+            f"{_what_to_do(backbone)}"
+        ) from error
+    name = backbone.attn_implementation
+    if name == ATTENTION:
+        check_packable(config)
+    kernels = {"eager", ATTENTION, *ALL_ATTENTION_FUNCTIONS.valid_keys()}
+    # A name with a slash is a kernel on the Hub.
+    if name is not None and name not in kernels and "/" not in name:
+        raise UserError(
+            f"model.init_args.backbone.attn_implementation is {name!r}: expected one of "
+            f"{', '.join(sorted(k for k in kernels if '|' not in k))}"
+        )
+    return config
+
+
+def describe_base(backbone: Backbone) -> dict[str, Any]:
+    """Identify a backbone by its architecture, and tell where it was found.
+
+    Args:
+        backbone: Which model.
+
+    Returns:
+        Values of its config.json that change what the model computes and their SHA-256, its type
+        here, whether its weights were loaded, path, revision, and the commit where the Hub names
+        one.
+    """
+    # As the file has it: the values that a library fills in change with its version.
+    raw, _ = PretrainedConfig.get_config_dict(
+        backbone.path, revision=backbone.revision, trust_remote_code=backbone.trust_remote_code
+    )
+    config = {key: raw[key] for key in sorted(raw.keys() - IMMATERIAL)}
+    return {
+        "path": backbone.path,
+        "revision": backbone.revision,
+        "commit": find_commit(backbone.path, backbone.revision),
+        "dtype": backbone.dtype,
+        "pretrained": backbone.pretrained,
+        "config": config,
+        "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+    }
+
+
+def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that belongs to a backbone.
+
+    Args:
+        backbone: Which model.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        UserError: If the folder or Hub id carries no tokenizer.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(
+            backbone.path,
+            revision=backbone.revision,
+            trust_remote_code=backbone.trust_remote_code,
+        )
+    except Exception as error:  # a damaged file makes its readers raise anything
+        raise UserError(
+            f"model.backbone.path: no tokenizer at {backbone.path!r} ({_first_line(error)}); "
+            f"{_what_to_do(backbone)}"
+        ) from error
+
+
+def load_model(backbone: Backbone) -> PreTrainedModel:
+    """Load the weights of a backbone, or draw them anew if it is not `pretrained`.
+
+    Args:
+        backbone: Which model.
+
+    Returns:
+        The model in its own dtype, with `use_cache` left to generation.
+
+    Raises:
+        UserError: If weights are missing, damaged or of another shape.
+    """
+    config = load_config(backbone)
+    kwargs: dict[str, Any] = {
+        "dtype": DTYPES[backbone.dtype],
+        "trust_remote_code": backbone.trust_remote_code,
+    }
+    if backbone.attn_implementation is not None:
+        kwargs["attn_implementation"] = backbone.attn_implementation
+    if not backbone.pretrained:
+        return AutoModelForCausalLM.from_config(config, **kwargs)
+    verbosity = logging.get_verbosity()
+    # What is missing is an error below: transformers draws it at random and only logs it.
+    logging.set_verbosity_error()
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            backbone.path,
+            config=config,
+            revision=backbone.revision,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **kwargs,
+        )
+    except UNREADABLE as error:
+        raise UserError(
+            f"model.backbone.path: {backbone.path!r} has no readable weights "
+            f"({_first_line(error)}); {_what_to_do(backbone)}"
+        ) from None
+    except ImportError as error:  # the package of an attention kernel
+        raise UserError(f"model.init_args.backbone: {_first_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    _check_loaded(report, backbone)
+    return model
+
+
+def _check_loaded(report: Mapping[str, Any], backbone: Backbone) -> None:
+    """Refuse weights that transformers has drawn at random for want of saved ones.
+
+    Of tied weights one is saved, and transformers does not report the other as missing.
+    """
+    mismatched = [
+        f"{name} of shape {tuple(found)} instead of {tuple(expected)}"
+        for name, found, expected in sorted(report["mismatched_keys"])
+    ]
+    missing = [f"no {name}" for name in sorted(report["missing_keys"])]
+    if problems := [*missing, *mismatched, *map(str, report["error_msgs"])]:
+        raise UserError(
+            f"model.backbone.path: the weights at {backbone.path!r} do not fit its config.json: "
+            f"{'; '.join(problems[:3])} ({len(problems)} in all); {_what_to_do(backbone)}"
+        )
+    if unused := sorted(report["unexpected_keys"]):
+        rank_zero_warn(
+            f"{len(unused)} tensors at {backbone.path!r} are not used by a model of its "
+            f"config.json: {', '.join(unused[:3])}"
+        )
+
+
+def load_meta_model(backbone: Backbone) -> PreTrainedModel:
+    """Build the architecture of a backbone on the meta device: shapes, no memory.
+
+    Args:
+        backbone: Which model.
+
+    Returns:
+        The model with all parameters on the meta device.
+
+    Raises:
+        UserError: If no model can be built of the values in `config.json`.
+    """
+    config = load_config(backbone)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config, trust_remote_code=backbone.trust_remote_code, dtype=DTYPES[backbone.dtype]
+            )
+    except Exception as error:  # whatever the model's code makes of these values
+        raise UserError(
+            f"model.backbone.path: no causal language model can be built of the config.json of "
+            f"{backbone.path!r} ({_first_line(error)}); {_what_to_do(backbone)}"
+        ) from error
+
+
+def add_adapter(
+    model: PreTrainedModel, adapter: PeftConfig, revision: str | None = None
+) -> PeftModel:
+    """Freeze a model and inject an adapter into it.
+
+    Args:
+        model: The base model; changed in place, as PEFT does.
+        adapter: Configuration of the adapter; copied, not changed.
+        revision: Commit, tag or branch of the model on the Hub, written beside its name.
+
+    Returns:
+        The adapted model. Only the tensors of the adapter require a gradient.
+
+    Raises:
+        UserError: If the adapter does not fit the model.
+    """
+    adapter = copy.deepcopy(adapter)
+    if adapter.task_type not in {None, "CAUSAL_LM"}:
+        raise UserError(f"task_type is {adapter.task_type}: expected CAUSAL_LM, or null")
+    adapter.task_type = "CAUSAL_LM"
+    tokens = getattr(adapter, "num_virtual_tokens", 1)
+    if adapter.is_prompt_learning and (tokens is None or tokens < 1):
+        raise UserError(f"num_virtual_tokens is {tokens}: expected at least 1")
+    check_targets(model, adapter)
+    # Lightning builds models under `torch.device("cuda")`, where PEFT would draw the projections
+    # of VeRA and RandLoRA with a generator of the CPU.
+    with torch.device("cpu"):
+        try:
+            adapted = inject(model, adapter, revision)
+        except NoMatchingPeftModuleError as error:
+            raise UserError(" ".join(str(error).split())) from error
+    return adapted if model.device.type == "meta" else adapted.to(model.device)
+
+
+def prepare_training(model: Any, backbone: Backbone) -> Any:
+    """Put a model into training mode, checkpointing its activations if the backbone says so.
+
+    Args:
+        model: The model, with its adapter if it has one; changed in place.
+        backbone: Its settings.
+
+    Returns:
+        The model. Weights are loaded in evaluation mode.
+    """
+    if backbone.gradient_checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train()
+
+
+def _what_to_do(backbone: Backbone) -> str:
+    if Path(backbone.path).exists():
+        return "complete the folder, or set model.init_args.backbone.path to another"
+    return how_to_download(backbone.path, backbone.revision)
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch's text advises to execute what is in it
+        return "a pickle with more than tensors in it, which is not executed"
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def hold_updates(model: nn.Module) -> None:
+    """Build the updates of adapters that can once, for many calls without training.
+
+    Args:
+        model: A model with adapters.
+    """
+    for module in model.modules():
+        if isinstance(module, AdapterLayer):
+            module.hold_update()
+
+
+def release_updates(model: nn.Module) -> None:
+    """Forget what `hold_updates` built.
+
+    Args:
+        model: The model.
+    """
+    for module in model.modules():
+        if isinstance(module, AdapterLayer):
+            module.release_update()

@@ -1,0 +1,120 @@
+"""Which scores a table of a benchmark shows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tera_pl.reporting.runs import Run
+
+
+@dataclass(frozen=True)
+class Column:
+    """One score.
+
+    Args:
+        name: Its name among published scores.
+        title: What the table calls it.
+        parts: The scores of a test that it is the mean of.
+        factor: What makes it percent.
+    """
+
+    name: str
+    title: str
+    parts: tuple[str, ...]
+    factor: float = 100.0
+
+    def of(self, run: Run) -> float | None:
+        """Give the score of a run in percent, or null if any part of it is missing."""
+        found = [run.scores.get(part) for part in self.parts]
+        values = [value for value in found if value is not None]
+        if not values or len(values) < len(found):
+            return None
+        return self.factor * sum(values) / len(values)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a table shows.
+
+    Args:
+        title: Its title.
+        columns: Its columns.
+        headline: The score that figures show.
+        decimals: Digits behind the point.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    headline: Column
+    decimals: int = 2
+
+
+def layout_for(benchmark: str, runs: Sequence[Run]) -> Layout:
+    """Choose the columns of a benchmark.
+
+    Args:
+        benchmark: Class name of the benchmark.
+        runs: Its runs, which name the scores of a benchmark that the paper does not have.
+
+    Returns:
+        The layout of the paper's table 2, 3 or 4, or accuracies by sub-task.
+    """
+    return _LAYOUTS[benchmark] if benchmark in _LAYOUTS else _generic(benchmark, runs)
+
+
+def _accuracy(name: str, title: str) -> Column:
+    return Column(name, title, (f"accuracy/{name}",))
+
+
+def _mean(columns: Sequence[Column], title: str) -> Column:
+    parts = tuple(part for column in columns for part in column.parts)
+    return Column("average", title, parts, columns[0].factor)
+
+
+def _generic(benchmark: str, runs: Sequence[Run]) -> Layout:
+    names = list(dict.fromkeys(name for run in runs for name in run.scores))
+    tasks = [n.removeprefix("accuracy/") for n in names if n.startswith("accuracy/")]
+    if "accuracy" in names:
+        headline = Column("accuracy", "accuracy", ("accuracy",))
+        columns = (headline, *(_accuracy(task, task) for task in tasks))
+    else:
+        # Whatever there is, as it is.
+        columns = tuple(Column(name, name, (name,), 1.0) for name in names)
+        headline = columns[0]
+    return Layout(f"{benchmark}: test scores", columns, headline, 1 if tasks else 2)
+
+
+_TABLE_2 = tuple(
+    _accuracy(*names)
+    for names in (
+        ("boolq", "BoolQ"),
+        ("piqa", "PIQA"),
+        ("social_i_qa", "SIQA"),
+        ("hellaswag", "HellaSwag"),
+        ("winogrande", "WinoGrande"),
+        ("ARC-Easy", "ARC-e"),
+        ("ARC-Challenge", "ARC-c"),
+        ("openbookqa", "OBQA"),
+    )
+)
+_TABLE_3 = tuple(
+    Column(name, title, (name,), 1.0)
+    for name, title in (
+        ("bleu", "BLEU"),
+        ("bertscore_f1", "BERT F1"),
+        ("bertscore_recall", "BERT R"),
+        ("bertscore_precision", "BERT P"),
+        ("meteor", "METEOR"),
+        ("rouge_l", "ROUGE-L"),
+    )
+)
+_TABLE_4 = (_accuracy("AQuA", "AQuA"), _accuracy("SVAMP", "SVAMP"))
+_AVERAGE_2, _AVERAGE_3 = _mean(_TABLE_2, "average"), _mean(_TABLE_3, "average")
+_LAYOUTS = {
+    "Commonsense170k": Layout(
+        "Table 2: accuracy on the Commonsense170k tasks", (*_TABLE_2, _AVERAGE_2), _AVERAGE_2
+    ),
+    "ConvAI2": Layout("Table 3: scores on ConvAI2", (*_TABLE_3, _AVERAGE_3), _AVERAGE_3),
+    "Math10k": Layout(
+        "Table 4: accuracy on AQuA and SVAMP", _TABLE_4, _mean(_TABLE_4, "mean of AQuA and SVAMP")
+    ),
+}

@@ -1,0 +1,292 @@
+"""Read the folders of finished runs."""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tera_pl.config.yaml_files import read_yaml
+from tera_pl.errors import UserError
+from tera_pl.reporting.result_files import check_form, damaged, read_results
+
+# What a seed changes and nothing else does: no setting of a method.
+SEED_FIELDS = {"adapter.seed", "adapter.frozen_sha256", "adapter.projection_prng_key"}
+# Where things lie and how fast they are read: no part of a protocol.
+_PLACES = {"path", "num_workers", "tokenizer", "tokenizer_revision", "eval_batch_size"}
+# Described by `settings.protocol` already.
+_DESCRIBED = {"encoding", "split", "protocol"}
+_BATCHES = ("batch_size", "tokens_per_batch")
+_TRAINING = (
+    "max_steps",
+    "max_epochs",
+    "limit_train_batches",
+    "accumulate_grad_batches",
+    "devices",
+    "num_nodes",
+    "gradient_clip_val",
+    "precision",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was tested.
+
+    Args:
+        path: Its folder.
+        results: Content of `results.json`.
+        config: Content of `config.yaml`; empty if there is none.
+        test_config: Content of `config_test.yaml`: what the test was run with.
+    """
+
+    path: Path
+    results: Mapping[str, Any]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    test_config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the scores were reached with."""
+        return self.results["settings"]
+
+    @property
+    def benchmark(self) -> str:
+        """Name of the datamodule's class, for example `Commonsense170k`."""
+        return str(self.settings["data"]["class"]).rpartition(".")[2]
+
+    @property
+    def backbone(self) -> str:
+        """Folder or Hub id of the base model."""
+        return str(self.settings["backbone"]["path"])
+
+    @property
+    def seed(self) -> tuple[Any, Any]:
+        """Seed of the run and, where there is one, of the frozen tensors."""
+        adapter = self.settings["adapter"] or {}
+        frozen = adapter.get("seed", adapter.get("projection_prng_key"))
+        return self.config.get("seed_everything"), frozen
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Scores of the test by name, without `test/`; those that are no number are left out."""
+        found = self.results["test"]["scores"]
+        return {k.removeprefix("test/"): v for k, v in found.items() if math.isfinite(v)}
+
+    @property
+    def resources(self) -> Mapping[str, Any]:
+        """Counts and costs of training; empty if only the test is there."""
+        return self.results.get("fit", {}).get("resources", {})
+
+    @cached_property
+    def method_fields(self) -> dict[str, Any]:
+        """Settings of adapter, optimizer and training that are no seed, by dotted name."""
+        adapter = flatten({"adapter": self.settings["adapter"] or {"peft_type": None}})
+        trainer = self.config.get("trainer", {})
+        training = {key: trainer.get(key) for key in _TRAINING}
+        for name in _BATCHES:
+            training[name] = _init_args(self.config).get(name)
+        fields = adapter | flatten(
+            {
+                "optimizer": self.settings["optimizer"],
+                "schedule": self.settings["schedule"],
+                "training": training,
+            }
+        )
+        return {k: v for k, v in fields.items() if k not in SEED_FIELDS}
+
+    @cached_property
+    def protocol_fields(self) -> dict[str, Any]:
+        """What makes scores comparable, by dotted name: data, template, decoding, metric, base.
+
+        The name of a preset is none of it: what it sets is.
+        """
+        data, tested = _data_fields(self.config), _data_fields(self.test_config)
+        limit = self.test_config.get("trainer", {}).get("limit_test_batches")
+        protocol = {k: v for k, v in self.settings["protocol"].items() if k != "name"}
+        backbone = self.settings["backbone"]
+        return flatten(
+            {
+                "protocol": protocol,
+                "data": data,
+                "test": {
+                    "data": tested if tested != data else None,
+                    # Null and 1.0 are the whole split; the integer 1 is one batch.
+                    "limit_test_batches": None if repr(limit) == "1.0" else limit,
+                },
+                "backbone": {key: backbone.get(key) for key in ("path", "revision", "dtype")},
+            }
+        )
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """Scores that the test could not compute, with the reasons."""
+        return self.results["test"].get("missing_scores", {})
+
+    @cached_property
+    def ranks(self) -> list[dict[str, str]]:
+        """Rows of `ranks.csv` with ranks at the last step that was logged; empty without a file."""
+        path = self.path / "ranks.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        try:
+            last = max((int(row["step"]) for row in rows), default=0)
+            return [row for row in rows if int(row["step"]) == last and row["rank"]]
+        except (KeyError, ValueError, TypeError) as error:
+            raise damaged(path, f"no step of a row ({error})") from None
+
+    def curve(self, tag: str) -> list[tuple[int, float]]:
+        """Read a scalar over training from the run's event files.
+
+        Args:
+            tag: Its name in TensorBoard, for example `val/loss`.
+
+        Returns:
+            Step and value, in order of the steps; empty if it was never logged.
+        """
+        # Slow to import, and needed by one figure.
+        from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]
+            event_accumulator,
+        )
+
+        events = event_accumulator.EventAccumulator(str(self.path), size_guidance={"scalars": 0})
+        events.Reload()
+        if tag not in events.Tags()["scalars"]:
+            return []
+        return sorted({e.step: e.value for e in events.Scalars(tag)}.items())
+
+
+@dataclass(frozen=True)
+class Omission:
+    """A folder whose scores are not in the report.
+
+    Args:
+        path: The folder.
+        reason: Why.
+    """
+
+    path: Path
+    reason: str
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[Omission]]:
+    """Read every run below some folders.
+
+    Args:
+        folders: Folders of runs, or folders that hold such at any depth.
+
+    Returns:
+        The runs that were tested, and what else was found: failed, unfinished and untested runs,
+        and those that a later run of the same settings and seed replaces.
+
+    Raises:
+        UserError: If a folder is missing or there is no tested run in any.
+    """
+    runs: list[Run] = []
+    omissions: list[Omission] = []
+    for path in sorted(_find(folders), key=_natural):
+        run = _read(path)
+        if isinstance(run, Run):
+            runs.append(run)
+        else:
+            omissions.append(run)
+    if not runs:
+        names = ", ".join(str(folder) for folder in folders)
+        raise UserError(
+            f"no tested run in {names}: expected folders of `fit` and `test` with results.json "
+            f"({len(omissions)} without a test)"
+        )
+    kept, replaced = _keep_latest(runs)
+    return kept, omissions + replaced
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Give nested settings by dotted names; what is null or empty counts as not set.
+
+    Args:
+        values: Settings.
+        prefix: What every name begins with.
+
+    Returns:
+        Values by name.
+
+    Example:
+        >>> flatten({"a": {"b": 1, "c": None}, "d": [2]})
+        {'a.b': 1, 'd': [2]}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif value is not None and value != []:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _find(folders: Sequence[Path]) -> set[Path]:
+    found: set[Path] = set()
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"RUNS: no folder {folder}: expected folders that hold runs")
+        for name in ("results.json", "config.yaml"):
+            found |= {file.parent for file in folder.rglob(name)}
+        # A study leaves the output of a run that failed before it had a folder.
+        logs = {file.parent for file in folder.rglob("fit.log")}
+        found |= {path for path in logs if not any(run.parent == path for run in found)}
+    return found
+
+
+def _read(path: Path) -> Run | Omission:
+    if not (path / "results.json").exists():
+        return Omission(path, "no results.json: failed, or not finished")
+    results = read_results(path / "results.json")
+    if "test" not in results:
+        return Omission(path, "trained, not tested")
+    run = Run(path, results, *(_yaml(path / f"config{end}.yaml") for end in ("", "_test")))
+    for name, config in (("config.yaml", run.config), ("config_test.yaml", run.test_config)):
+        sections = ("trainer", "data")
+        check_form(config, {key: {} for key in sections if key in config}, path / name, "it")
+        check_form(_init_args(config), {}, path / name, "data.init_args")
+    return run
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    return read_yaml(path) if path.exists() else {}
+
+
+def _init_args(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return config.get("data", {}).get("init_args", {})
+
+
+def _data_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    ignored = _PLACES | _DESCRIBED | set(_BATCHES)
+    return {k: v for k, v in _init_args(config).items() if k not in ignored}
+
+
+def _keep_latest(runs: Sequence[Run]) -> tuple[list[Run], list[Omission]]:
+    """Count a seed once: of runs that differ in nothing, the last folder is kept."""
+    latest: dict[str, Run] = {}
+    replaced = []
+    for run in runs:
+        key = json.dumps(
+            [run.benchmark, run.seed, run.method_fields, run.protocol_fields], sort_keys=True
+        )
+        if key in latest:
+            older = latest[key].path
+            replaced.append(Omission(older, f"same settings and seed as {run.path}, which counts"))
+        latest[key] = run
+    return list(latest.values()), replaced
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    """Sort key that puts version_10 after version_9."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]

@@ -1,0 +1,1 @@
+"""Studies: many runs with the same search, from one file."""

@@ -1,0 +1,233 @@
+"""Read and check the file of a study."""
+
+import difflib
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from tera_pl.config.yaml_files import read_yaml
+from tera_pl.errors import UserError
+
+LEARNING_RATE = "model.init_args.optimizer.init_args.lr"
+SEED = "seed_everything"
+# Set by the study for each of its runs.
+SET_BY_STUDY = (LEARNING_RATE, SEED, "trainer.logger", "trainer.default_root_dir", "ckpt_path")
+# In the output folder, beside the folders of the lines.
+TABLE, ROWS = "table.md", "study.json"
+LONGEST_NAME = 200  # bytes; file systems take 255
+_NAME = re.compile(r"\w([\w .,=+()-]*[\w.,=+()-])?")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a comparison.
+
+    Args:
+        config: Its configuration, relative to the study's file.
+        set: Values to override, by key.
+        grid: Several values by key: every combination of them is a line of its own, with the
+            values behind its name.
+        seed_keys: Keys that take the seed besides `seed_everything`.
+        learning_rates: Its own rates to search, if other than the study's.
+    """
+
+    config: str
+    set: dict[str, Any] = field(default_factory=dict)
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    seed_keys: list[str] = field(default_factory=list)
+    learning_rates: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A comparison.
+
+    Args:
+        output: Folder of its runs.
+        entries: The lines by name.
+        learning_rates: Rates that are tried for each line, on the first seed.
+        seeds: Seeds of the runs with the best rate.
+        score: What the test reports.
+    """
+
+    output: str
+    entries: dict[str, Entry]
+    learning_rates: list[float]
+    seeds: list[int]
+    score: str = "accuracy"
+
+
+def read_study(path: Path) -> Study:
+    """Read the file of a study.
+
+    Args:
+        path: A YAML file with the fields of `Study`.
+
+    Returns:
+        The study, its entries expanded to one line for each combination of their grids.
+
+    Raises:
+        UserError: If the file is missing, or a key or value in it is invalid.
+    """
+    study = _build(Study, read_yaml(path), path, "")
+    lines: dict[str, Entry] = {}
+    for name, entry in study.entries.items():
+        new = _expand(name, entry, path)
+        if repeated := lines.keys() & new.keys():
+            raise UserError(f"{path}: two lines are {min(repeated)!r}: rename an entry")
+        lines |= new
+    return replace(study, entries=lines)
+
+
+def _build(kind: type, content: Any, path: Path, where: str) -> Any:
+    """Make a dataclass of a mapping; every key and value is checked by the field's name."""
+    prefix = f"{where}." if where else ""
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: {where} is {content!r}: expected a mapping with config")
+    known = {f.name: f for f in fields(kind)}
+    for key in content:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UserError(f"{path}: {prefix}{key} is unknown: {hint}expected {', '.join(known)}")
+    values = {}
+    for name, known_field in known.items():
+        if name in content:
+            values[name] = _CHECKS[name](content[name], path, f"{prefix}{name}")
+        elif known_field.default is MISSING and known_field.default_factory is MISSING:
+            raise UserError(f"{path}: {prefix}{name} is missing: expected {', '.join(known)}")
+    return kind(**values)
+
+
+def _text(value: Any, path: Path, name: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{path}: {name} is {value!r}: expected a text")
+    return value
+
+
+def _output(value: Any, path: Path, name: str) -> str:
+    output = Path(_text(value, path, name)).resolve()
+    if output in {Path.cwd(), *Path.cwd().parents}:
+        raise UserError(
+            f"{path}: {name} is {value!r}, the current folder or one above it: name a new folder"
+        )
+    return str(value)
+
+
+def _config(value: Any, path: Path, name: str) -> str:
+    config = path.parent / _text(value, path, name)
+    if not config.is_file():
+        raise UserError(f"{path}: {name}: there is no file {config}")
+    return str(value)
+
+
+def _entries(value: Any, path: Path, name: str) -> dict[str, Entry]:
+    if not isinstance(value, Mapping) or not value:
+        raise UserError(f"{path}: {name} is {value!r}: expected a mapping of entries by name")
+    for entry in value:
+        _check_name(entry, path)
+    return {key: _build(Entry, content, path, f"{name}.{key}") for key, content in value.items()}
+
+
+def _check_name(name: Any, path: Path) -> None:
+    """Accept plain names only: each is a folder in the study's output."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in {TABLE, ROWS}:
+        raise UserError(
+            f"{path}: entries: {name!r} is no name of an entry: expected letters, digits, spaces "
+            "and any of _ . , = + ( ) -, beginning with a letter or digit"
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        raise UserError(f"{path}: entries: {name[:40]}... is longer than {LONGEST_NAME} bytes")
+
+
+def _settings(value: Any, path: Path, name: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{path}: {name} is {value!r}: expected values by dotted keys")
+    for key in value:
+        _check_key(key, path, name)
+    return dict(value)
+
+
+def _grid(value: Any, path: Path, name: str) -> dict[str, list[Any]]:
+    settings = _settings(value, path, name)
+    for key, choices in settings.items():
+        if not isinstance(choices, list) or not choices:
+            raise UserError(f"{path}: {name}: {key} is {choices!r}: expected a list of values")
+    return settings
+
+
+def _keys(value: Any, path: Path, name: str) -> list[str]:
+    if not isinstance(value, list):
+        raise UserError(f"{path}: {name} is {value!r}: expected a list of dotted keys")
+    for key in value:
+        _check_key(key, path, name)
+    return value
+
+
+def _check_key(key: Any, path: Path, name: str) -> None:
+    if not isinstance(key, str) or not re.fullmatch(r"\w+(\.\w+)*", key):
+        raise UserError(f"{path}: {name}: {key!r} is no dotted key, as model.init_args.x")
+    if any(key == mine or key.startswith(f"{mine}.") for mine in SET_BY_STUDY):
+        raise UserError(
+            f"{path}: {name}: {key} is set by the study for each of its runs: remove it"
+        )
+
+
+def _list_of(valid: Callable[[Any], bool], expected: str) -> Callable[[Any, Path, str], list]:
+    """Make the check of a list: not empty, every value valid and none repeated."""
+
+    def check(value: Any, path: Path, name: str) -> list[Any]:
+        if not isinstance(value, list) or not value:
+            raise UserError(f"{path}: {name} is {value!r}: expected a list of {expected}")
+        for index, item in enumerate(value):
+            if isinstance(item, bool) or not valid(item):
+                raise UserError(f"{path}: {name}[{index}] is {item!r}: expected {expected}")
+            if item in value[:index]:
+                raise UserError(f"{path}: {name} has {item!r} twice")
+        return value
+
+    return check
+
+
+_RATES = _list_of(
+    lambda x: isinstance(x, int | float) and math.isfinite(x) and x > 0, "positive numbers"
+)
+_CHECKS: dict[str, Callable[[Any, Path, str], Any]] = {
+    "output": _output,
+    "entries": _entries,
+    "learning_rates": lambda value, path, name: (
+        None if value is None and name.startswith("entries.") else _RATES(value, path, name)
+    ),
+    "seeds": _list_of(lambda x: isinstance(x, int) and 0 <= x < 2**32, "integers from 0 to 2^32"),
+    "score": _text,
+    "config": _config,
+    "set": _settings,
+    "grid": _grid,
+    "seed_keys": _keys,
+}
+
+
+def _expand(name: str, entry: Entry, path: Path) -> dict[str, Entry]:
+    """Give the lines of an entry: one for each combination of its grid."""
+    lines: dict[str, Entry] = {}
+    for values in itertools.product(*entry.grid.values()):
+        chosen = dict(zip(entry.grid, values, strict=True))
+        shown = (f"{key.rpartition('.')[2]}={_shown(value)}" for key, value in chosen.items())
+        line = " ".join([name, *shown])
+        if line in lines:
+            raise UserError(
+                f"{path}: entries.{name}.grid: two lines are {line!r}: expected one each"
+            )
+        _check_name(line, path)
+        lines[line] = replace(entry, set=entry.set | chosen, grid={})
+    return lines
+
+
+def _shown(value: Any) -> str:
+    """Give a value as a part of a folder's name."""
+    return re.sub(r"[^\w.,=+-]+", "", json.dumps(value).replace(":", "="))

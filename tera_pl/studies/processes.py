@@ -1,0 +1,118 @@
+"""Child processes that end with their parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tera_pl.errors import RunStoppedError
+
+COMMAND = (sys.executable, "-m", "tera_pl")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What saves its state before it ends when it is asked to; others lose nothing.
+SAVING = {"fit"}
+
+
+class Processes:
+    """Run subcommands in processes, several at once, and stop all of them at a signal.
+
+    At the first signal each `fit` finishes its step, saves and ends, others end at once; at the
+    second everything is killed. Each process has a group of its own, so that Ctrl-C in a terminal
+    reaches it once, and what it started itself is gone after it.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._live: dict[subprocess.Popen, str] = {}
+        self._lock = threading.RLock()
+
+    def call(self, subcommand: str, arguments: list[str], folder: Path, lock: int) -> None:
+        """Run `python -m tera_pl`; a failed run is reported on stderr.
+
+        Args:
+            subcommand: For example `fit`.
+            arguments: Its arguments.
+            folder: Where `<subcommand>.log` is, to which the output is appended.
+            lock: Descriptor of a lock that the process inherits.
+
+        Raises:
+            RunStoppedError: If the study was stopped.
+        """
+        log = folder / f"{subcommand}.log"
+        with log.open("ab") as output:
+            with self._lock:
+                self._check()
+                process = subprocess.Popen(
+                    [*COMMAND, subcommand, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    process_group=0,
+                    pass_fds=(lock,),
+                )
+                self._live[process] = subcommand
+            code = self._wait(process)
+        self._check()
+        told = f"failed ({code}), see {log}" if code else "done"
+        sys.stderr.write(f"{folder}: {subcommand} {told}\n")
+
+    @contextmanager
+    def until_stopped(self) -> Iterator[None]:
+        """Listen to signals; in the end no process is left."""
+        before: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                # A shell starts jobs in the background with some ignored, `nohup` another.
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    before[number] = signal.signal(number, self._note)
+        try:
+            yield
+        finally:
+            self._stop(signal.SIGKILL, os.killpg)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _check(self) -> None:
+        if self.received is not None:
+            raise RunStoppedError(f"stopped by {self.received.name}")
+
+    def _wait(self, process: subprocess.Popen) -> int:
+        """Wait, and end what the process has left behind before its number is free again."""
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            del self._live[process]
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            return process.wait()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        again = self.received is not None
+        with self._lock:
+            self.received = self.received or signal.Signals(number)
+            sys.stderr.write(
+                f"{signal.Signals(number).name}: runs save and end; once more kills them\n"
+            )
+            if again:
+                self._stop(signal.SIGKILL, os.killpg)
+            else:
+                # Only the process itself: its data loaders must live until it has saved.
+                self._stop(signal.SIGTERM, os.kill, SAVING)
+                self._stop(signal.SIGKILL, os.killpg, set(self._live.values()) - SAVING)
+
+    def _stop(
+        self,
+        number: signal.Signals,
+        send: Callable[[int, int], None],
+        which: set[str] | None = None,
+    ) -> None:
+        with self._lock:
+            for process, subcommand in self._live.items():
+                if which is None or subcommand in which:
+                    with suppress(ProcessLookupError):
+                        send(process.pid, number)

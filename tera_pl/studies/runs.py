@@ -1,0 +1,270 @@
+"""The runs of a study: each belongs to the hash of its resolved settings."""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tera_pl.checkpointing.atomic_writes import write_whole
+from tera_pl.checkpointing.markers import MARKER, claim_folder, read_marker
+from tera_pl.checkpointing.run_directory import KIND as RUN
+from tera_pl.cli import COMMANDS, TeraCLI, build
+from tera_pl.errors import RunStoppedError, UserError
+from tera_pl.studies.definition import LEARNING_RATE, SEED, Entry
+from tera_pl.studies.processes import Processes
+
+KIND = "run of a study"
+LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
+QUIET = {"trainer.enable_progress_bar": "false", "trainer.enable_model_summary": "false"}
+# Where a run lies changes nothing of its results.
+_PLACES = ("logger", "default_root_dir")
+_DIGITS = 10  # of the hash, in a folder's name
+
+
+class _SettingsCLI(TeraCLI):
+    """The settings of a `fit` with every default filled in; nothing is built or run."""
+
+    settings: dict[str, Any]
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": TeraCLI.subcommands()["fit"]}
+
+    def _setup_parser_kwargs(self, parser_kwargs: dict[str, Any]) -> tuple[dict, dict]:
+        others = set(COMMANDS) - {"fit"}
+        kept = {name: value for name, value in parser_kwargs.items() if name not in others}
+        return super()._setup_parser_kwargs(kept)
+
+    def _set_seed(self) -> None:
+        """Draw nothing."""
+
+    def instantiate_classes(self) -> None:
+        text = self._parser("fit").dump(self.config["fit"], skip_unset=False)
+        self.settings = yaml.safe_load(text)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study.
+
+    Args:
+        folder: Its folder; `fit` makes `version_k` in it.
+        settings: What it runs with, complete.
+        sha256: Hash of all that its results depend on: settings, and the content of the files that
+            they name.
+        inputs: Hashes of those files, by the path in the settings.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    sha256: str
+    inputs: Mapping[str, str]
+
+
+def resolve(entry: Entry, name: str, folder: Path) -> dict[str, Any]:
+    """Resolve the settings of a line: its configuration with `base:` and defaults, and `set`.
+
+    Args:
+        entry: The line.
+        name: Its name, for errors.
+        folder: Where its configuration is.
+
+    Returns:
+        The settings of `fit`; seed and learning rate are not those of a run yet.
+
+    Raises:
+        UserError: If they are invalid.
+    """
+    options = [f"--{key}={_option(value)}" for key, value in (QUIET | entry.set).items()]
+    arguments = ["fit", "--config", str(folder / entry.config), *options]
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return build(_SettingsCLI, arguments).settings
+    except SystemExit:
+        reason = " ".join(told.getvalue().split()).removeprefix("error: ")
+    except UserError as error:
+        reason = str(error)
+    raise UserError(f"entries.{name}: {reason}") from None
+
+
+def _option(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def plan_run(
+    settings: Mapping[str, Any], line: Path, lr: float, seed: int, seed_keys: list[str]
+) -> StudyRun:
+    """Settle one run: its settings, their hash and its folder.
+
+    Args:
+        settings: As `resolve` gives them.
+        line: Folder of the line.
+        lr: Learning rate.
+        seed: Seed of everything, and of the keys that take it.
+        seed_keys: Those keys.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: If the settings do not have one of these keys.
+    """
+    settled: dict[str, Any] = json.loads(json.dumps(settings))
+    for key, value in {LEARNING_RATE: lr, SEED: seed, **dict.fromkeys(seed_keys, seed)}.items():
+        _put(settled, key, value, line.name)
+    trainer = settled["trainer"]
+    trainer = {key: value for key, value in trainer.items() if key not in _PLACES}
+    inputs = _hash_inputs([settled["model"], settled["data"]], line.parent.resolve())
+    hashed = json.dumps([settled | {"trainer": trainer}, inputs], sort_keys=True)
+    sha256 = hashlib.sha256(hashed.encode()).hexdigest()
+    label = f"lr{lr:g}-seed{seed}-{sha256[:_DIGITS]}"
+    _place(settled, line, label)
+    return StudyRun(line / label, settled, sha256, inputs)
+
+
+def _put(settings: dict[str, Any], key: str, value: Any, name: str) -> None:
+    *above, last = key.split(".")
+    place: Any = settings
+    for part in above:
+        place = place.get(part) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or (above and last not in place and last != "lr"):
+        raise UserError(f"entries.{name}: there is no key {key} to set for each run")
+    place[last] = value
+
+
+def _place(settings: dict[str, Any], line: Path, label: str) -> None:
+    """Let the logger write below the folder of the run."""
+    logger = settings["trainer"].get("logger")
+    if not isinstance(logger, dict) or not isinstance(logger.get("init_args"), dict):
+        logger = {"class_path": LOGGER, "init_args": {}}
+    logger["init_args"] |= {"save_dir": str(line), "name": label, "version": None}
+    settings["trainer"] |= {"logger": logger, "default_root_dir": None}
+
+
+def _hash_inputs(settings: Any, output: Path) -> dict[str, str]:
+    """Hash the files and folders that settings name: data, and a base model that is a folder."""
+    found = {}
+    for text in _texts(settings):
+        path = Path(text)
+        # A folder that holds the results would never be the same.
+        if len(text) < 4096 and "\0" not in text and path.exists():
+            if output.is_relative_to(path.resolve()):
+                continue
+            found[text] = _hash_path(path)
+    return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def _hash_path(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    total = hashlib.sha256()
+    for file in files:
+        state = file.stat()
+        content = _hash_file(file.resolve(), state.st_size, state.st_mtime_ns)
+        total.update(f"{file.relative_to(path)} {content}\n".encode())
+    return total.hexdigest()
+
+
+@cache
+def _hash_file(path: Path, size: int, changed_ns: int) -> str:
+    """Hash a file once: many runs of a study read the same; size and time only tell it apart."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def finish(run: StudyRun, processes: Processes, *, test: bool) -> dict[str, Any]:
+    """Fit, and test if asked for, what is not done yet.
+
+    A run that was stopped goes on from its last checkpoint, one that was killed before its first
+    starts anew beside what it left. Nothing is removed.
+
+    Args:
+        run: The run.
+        processes: What starts it.
+        test: Whether to test its best checkpoint.
+
+    Returns:
+        Content of its `results.json`; empty if there is none.
+
+    Raises:
+        UserError: If its folder is not one of this study, or a file of results is damaged.
+        RunStoppedError: If another process has the run, or the study was stopped.
+    """
+    content = {"settings_sha256": run.sha256, "inputs": dict(run.inputs)}
+    claim_folder(run.folder, KIND, content)
+    marker = read_marker(run.folder, KIND) or {}
+    if marker.get("settings_sha256") != run.sha256:
+        raise UserError(f"{run.folder / MARKER} is of other settings: move that folder away")
+    if marker["version"] != version("tera-pl"):
+        sys.stderr.write(f"{run.folder}: begun with tera-pl {marker['version']}\n")
+    with _lock(run.folder) as lock:
+        settings = run.folder / "settings.yaml"
+        write_whole(settings, yaml.safe_dump(dict(run.settings), sort_keys=False))
+        arguments = ["--config", str(settings)]
+        found = _latest(run.folder)
+        if "fit" not in _results(found):
+            last = found / "checkpoints" / "last.ckpt" if found else None
+            resume = ["--ckpt_path", str(last)] if last and last.exists() else []
+            processes.call("fit", [*arguments, *resume], run.folder, lock)
+            found = _latest(run.folder)
+        best = found / "checkpoints" / "best.ckpt" if found else None
+        fitted = "fit" in _results(found) and "test" not in _results(found)
+        if test and fitted and best and best.exists():
+            processes.call("test", [*arguments, "--ckpt_path", str(best)], run.folder, lock)
+        return _results(found)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[int]:
+    """Hold a run; its process inherits the lock, and has it still if the study is killed."""
+    descriptor = os.open(folder / MARKER, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    except BlockingIOError:
+        raise RunStoppedError(f"{folder}: another process runs it") from None
+    finally:
+        os.close(descriptor)
+
+
+def _latest(folder: Path) -> Path | None:
+    """Give the last run directory that has something to go on with."""
+    runs = [path for path in folder.glob("version_*") if read_marker(path, RUN) is not None]
+    kept = [p for p in runs if _results(p) or (p / "checkpoints" / "last.ckpt").exists()]
+    return max(kept, key=lambda path: int(path.name.partition("_")[2]), default=None)
+
+
+def _results(run: Path | None) -> dict[str, Any]:
+    path = run / "results.json" if run else None
+    if path is None or not path.exists():
+        return {}
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        results = None
+    if not isinstance(results, dict):
+        raise UserError(f"{path} is damaged: move the folder away, its run starts again then")
+    return results

@@ -1,0 +1,128 @@
+"""The update of a layer is what the adapter adds to its output, for every method."""
+
+import math
+
+import numpy as np
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
+from tera_pl.analysis import Spectrum, iter_spectra, iter_updates, summarize
+from tera_pl.analysis.delta_weights import (
+    adapted_layers,
+    iter_singular_values,
+    layer_singular_values,
+)
+
+TARGETS = ["q_proj", "v_proj"]
+CONFIGS = {
+    "tera": TeraConfig(target_modules=TARGETS, init_weights=False),
+    "tera_thin": TeraConfig(target_modules=TARGETS, ranks=[2, 3, 5], init_weights=False),
+    "lora": peft.LoraConfig(r=2, target_modules=TARGETS, init_lora_weights=False),
+    "lora_wide": peft.LoraConfig(r=30, target_modules=TARGETS, init_lora_weights=False),
+    "dora": peft.LoraConfig(r=2, target_modules=TARGETS, init_lora_weights=False, use_dora=True),
+    "hira": peft.HiraConfig(r=2, target_modules=TARGETS, init_weights=False),
+    "vera": peft.VeraConfig(r=4, target_modules=TARGETS, init_weights=False),
+    "ia3": peft.IA3Config(
+        target_modules=[*TARGETS, "down_proj"],
+        feedforward_modules=["down_proj"],
+        init_ia3_weights=False,
+    ),
+    "randlora": peft.RandLoraConfig(r=4, target_modules=TARGETS, init_weights=False),
+    "mora": MoraConfig(r=2, target_modules=TARGETS, init_weights=False),
+    "loretta": LorettaConfig(r=4, tensor_rank=2, target_modules=TARGETS, init_weights=False),
+    "lotr": LotrConfig(r=3, target_modules=TARGETS, init_weights=False),
+}
+
+
+def adapted(name, tiny_backbone):
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(tiny_backbone)
+    model = peft.get_peft_model(base, CONFIGS[name]).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # none at its start
+            parameter.data += 0.1 * torch.rand_like(parameter)
+    return model
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_update_explains_the_difference_to_the_base(name, tiny_backbone):
+    model = adapted(name, tiny_backbone)
+    updates = dict(iter_updates(model))
+    assert len(updates) == (6 if name == "ia3" else 4)
+    for layer_name, update in updates.items():
+        layer = model.get_submodule(f"base_model.model.{layer_name}")
+        inputs = torch.randn(3, layer.in_features)
+        with torch.no_grad():
+            difference = layer(inputs) - layer.get_base_layer()(inputs)
+        assert update.abs().max() > 0
+        torch.testing.assert_close(inputs @ update.T, difference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_singular_values_through_the_structure_are_those_of_the_update(name, tiny_backbone):
+    model = adapted(name, tiny_backbone)
+    updates, spectra = dict(iter_updates(model)), dict(iter_spectra(model))
+    for layer_name, values in iter_singular_values(model):
+        update = updates[layer_name].detach()
+        expected = np.linalg.svd(update.double().numpy(), compute_uv=False)
+        # Updates are computed in float32.
+        tolerance = max(update.shape) * torch.finfo(torch.float32).eps * expected[0]
+        np.testing.assert_allclose(values.numpy(), expected, rtol=0, atol=tolerance)
+        assert spectra[layer_name].rank == np.linalg.matrix_rank(update.numpy())
+        assert spectra[layer_name].max_rank == min(update.shape)
+
+
+def test_ranks_of_rivals_are_those_of_their_structure(tiny_backbone):
+    ranks = {
+        name: {spectrum.rank for _, spectrum in iter_spectra(adapted(name, tiny_backbone))}
+        for name in ("lora", "vera", "lotr", "loretta")
+    }
+    # The last core of LoRETTA's factor A is (tensor_rank, r): the smaller of both is the rank.
+    assert ranks == {"lora": {2}, "vera": {4}, "lotr": {3}, "loretta": {2}}
+
+
+@pytest.mark.parametrize("name", ["tera", "lora", "vera", "hira", "lotr"])
+def test_nothing_learned_is_rank_zero_of_every_kind(name, tiny_backbone):
+    model = adapted(name, tiny_backbone)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.zero_()
+    for layer_name, spectrum in iter_spectra(model):
+        layer = model.get_submodule(f"base_model.model.{layer_name}")
+        full = min(layer.out_features, layer.in_features)
+        assert spectrum == Spectrum(0, 0.0, 0.0, 0.0, 0.0, full, 0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_not_a_number_is_an_error_for_every_method(name, tiny_backbone):
+    model = adapted(name, tiny_backbone)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.fill_(math.nan)
+    layer = next(iter(adapted_layers(model).values()))
+    with pytest.raises(ValueError, match="entries that are no number"):
+        layer_singular_values(layer)
+
+
+def test_thin_products_are_never_multiplied_out(tiny_backbone, monkeypatch):
+    for name in ("lora", "vera", "loretta", "lotr"):
+        model = adapted(name, tiny_backbone)
+        for layer in adapted_layers(model).values():
+            expected = summarize(layer.get_delta_weight("default")).rank
+
+            def refuse(*args):
+                raise AssertionError("multiplied out")
+
+            monkeypatch.setattr(type(layer), "get_delta_weight", refuse)
+            values = layer_singular_values(layer)
+            monkeypatch.undo()
+            assert (values > 1e-5 * values[0]).sum() == expected
+
+
+def test_prompt_methods_have_no_update(tiny_backbone):
+    base = AutoModelForCausalLM.from_pretrained(tiny_backbone)
+    config = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    assert not dict(iter_updates(peft.get_peft_model(base, config)))
