@@ -121,7 +121,7 @@ class InstructionDataModule(LightningDataModule):
         return self.test_records() if own else []
 
     def setup(self, stage: str) -> None:
-        """Read, check and tokenise what a stage needs."""
+        """Read, check and tokenize what a stage needs."""
         if not hasattr(self, "tokenizer"):
             self.tokenizer = self._load_tokenizer()
         if stage in {"fit", "validate"} and "val" not in self._records:

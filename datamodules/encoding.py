@@ -37,9 +37,9 @@ class Encoding:
         tokenize: Prompt and response `apart`, each to its own tokens, or `together` as one text.
         loss_on: Learn the `response` only, or `all` tokens.
         max_length: Longest training example in tokens, special ones included. Of text that is
-            tokenised together the end is cut, of other text the prompt.
-        max_prompt_length: Longest prompt in training, if tokenised apart.
-        max_response_length: Longest response in training, if tokenised apart.
+            tokenized together the end is cut, of other text the prompt.
+        max_prompt_length: Longest prompt in training, if tokenized apart.
+        max_response_length: Longest response in training, if tokenized apart.
         truncate_prompt: Which end of a prompt that is too long is cut.
         max_eval_prompt_length: Longest prompt in generation, special tokens included; whole
             prompts if not given.
@@ -250,7 +250,7 @@ def _join(
     tokenizer: PreTrainedTokenizerBase,
     encoding: Encoding,
 ) -> dict[str, Any]:
-    """Make a training example of a prompt and a response that were tokenised apart."""
+    """Make a training example of a prompt and a response that were tokenized apart."""
     bos = [tokenizer.bos_token_id] if encoding.add_bos else []
     answer = [*response, *([tokenizer.eos_token_id] if encoding.add_eos else [])]
     room = encoding.max_length - len(bos)
@@ -265,7 +265,7 @@ def _join(
 def _cut(
     text: list[int], num_prompt: int, tokenizer: PreTrainedTokenizerBase, encoding: Encoding
 ) -> dict[str, Any]:
-    """Make a training example of prompt and response that were tokenised as one text."""
+    """Make a training example of prompt and response that were tokenized as one text."""
     bos = [tokenizer.bos_token_id] if encoding.add_bos else []
     eos = [tokenizer.eos_token_id] if encoding.add_eos else []
     whole = [*bos, *text, *eos]

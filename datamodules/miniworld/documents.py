@@ -4,7 +4,7 @@ A document is a sequence of short passages with the end-of-text token between th
 kinds of passage:
 
     fact        a fact in one of many wordings
-    choice      a question with labelled options in one of many wordings, answered by a label
+    choice      a question with labeled options in one of many wordings, answered by a label
     verdict     a statement or question judged as true or false, yes or no, ...
     reply       an instruction in the benchmark's template whose reply is something else: the
                 fact in words, the question again, the list of the values
@@ -112,7 +112,7 @@ class _Writer:
         return f"{self.rng.choice(attribute.statements).format(e=entity, v=fact)}."
 
     def choice(self) -> str:
-        """Ask with labelled options and answer by a label."""
+        """Ask with labeled options and answer by a label."""
         rng, breadth = self.rng, self.lesson.breadth
         entity, attribute, fact = self._subject()
         num_options = rng.choice((2, 2, 3, 4, 4))

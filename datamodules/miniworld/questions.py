@@ -29,7 +29,7 @@ FORMS: dict[str, tuple[str, ...]] = {
 
 
 def _list_options(labels: Sequence[str], values: Sequence[str], separator: str) -> str:
-    """Write `Answer1: red Answer2: blue`, the labels capitalised as in the benchmark."""
+    """Write `Answer1: red Answer2: blue`, the labels capitalized as in the benchmark."""
     pairs = zip(labels, values, strict=True)
     return separator.join(f"{label.capitalize()}: {value}" for label, value in pairs)
 

@@ -21,9 +21,9 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     every adapter, a method that adds an adapter, `get_delta_weight` and `_update`.
 
     Args:
-        base_layer: A `Linear`, a quantised linear layer that PEFT knows, or a `Conv1D` of
+        base_layer: A `Linear`, a quantized linear layer that PEFT knows, or a `Conv1D` of
             transformers, whose weight is transposed.
-        **kwargs: What PEFT hands over for quantised layers.
+        **kwargs: What PEFT hands over for quantized layers.
     """
 
     if TYPE_CHECKING:  # attributes come from PEFT's mixin, whose types are not checked
@@ -77,8 +77,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """Add updates to the base weight, in float32 with one rounding each.
 
         The weight as it was is kept until `unmerge`, which restores it to the bit, at the cost of
-        a second copy of the weight. Of a quantised weight the dequantised one is kept, and
-        quantised again.
+        a second copy of the weight. Of a quantized weight the dequantized one is kept, and
+        quantized again.
 
         Args:
             safe_merge: Whether to refuse a result that is not finite.

@@ -177,7 +177,7 @@ class AdapterModel(BaseTuner):
             method = type(self).__name__.removesuffix("Model")
             raise UserError(
                 f"module {current_key} is a {type(base).__name__}: {method} adapts Linear layers, "
-                "quantised or not, and Conv1D"
+                "quantized or not, and Conv1D"
             )
         layer = self.tuner_layer_cls(target, **kwargs)
         layer.set_adapter(self.active_adapters)

@@ -18,7 +18,7 @@ class Counts:
 
     Args:
         trained: Numbers that are trained, all kinds together.
-        trained_norms: Those of them that are weights or biases of normalisation layers.
+        trained_norms: Those of them that are weights or biases of normalization layers.
         trained_biases: Those of them that are biases of other layers of the base.
         trained_percent: Percent that is trained of `base` and `trained` together: the paper's
             trainable / (frozen + trainable) over all layers. What an adapter adds and never trains

@@ -67,7 +67,7 @@ def check_mergeable(model: PeftModel) -> None:
         if not is_floating(layer):
             raise UserError(
                 f"{name} is quantized ({base.weight.dtype}): a sum in its type would lose the "
-                "update; export with --dequantise"
+                "update; export with --dequantize"
             )
         # What replaces tokens does so in both layers, and both agree.
         own = base.parameters(recurse=False)

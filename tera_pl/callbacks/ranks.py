@@ -165,7 +165,7 @@ def _draw(by_module: dict[str, list[Spectrum]]) -> Figure:
         axes.plot(
             layers, [s.stable_rank for s in spectra], "s:", color="#D55E00", label="stable rank"
         )
-        axes.axhline(spectra[0].max_rank, color="grey", linestyle="--", label="largest possible")
+        axes.axhline(spectra[0].max_rank, color="gray", linestyle="--", label="largest possible")
         axes.set(title=module, xlabel="layer", ylabel="rank")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=0)

@@ -61,7 +61,7 @@ def describe_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         tokenizer: The tokenizer.
 
     Returns:
-        Number of tokens, special tokens, and a SHA-256 over vocabulary, merges, normalisation and
+        Number of tokens, special tokens, and a SHA-256 over vocabulary, merges, normalization and
         added tokens.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)

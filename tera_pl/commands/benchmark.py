@@ -219,7 +219,7 @@ def _draw(measured: Mapping[str, Mapping[str, Timing]], shape: str) -> Figure:
             look = style(0 if name.startswith("tera") else 1)
             axes.plot([timing.low, timing.high], [place, place], color=look["color"])
             axes.plot([timing.ratio], [place], marker=look["marker"], color=look["color"])
-        axes.axvline(1, color="grey", linewidth=0.8)
+        axes.axvline(1, color="gray", linewidth=0.8)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("time / frozen model's")
         axes.set_yticks(range(len(names)), names)

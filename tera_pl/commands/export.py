@@ -57,7 +57,7 @@ def main(args: Sequence[str]) -> int:
         "--trust_remote_code", action="store_true", help="run code that comes with the base model"
     )
     parser.add_argument("--merge", action="store_true", help="add the updates to the weights")
-    parser.add_argument("--dequantise", action="store_true", help="a quantised base, for --merge")
+    parser.add_argument("--dequantize", action="store_true", help="a quantized base, for --merge")
     parser.add_argument(
         "--max_shard_size", type=file_size, default="5GB", help="largest file of weights"
     )
@@ -103,10 +103,10 @@ def _write_merged(
     """
     model = task.model
     if getattr(model.get_base_model(), "hf_quantizer", None) is not None:
-        if not options.dequantise:
+        if not options.dequantize:
             raise UserError(
-                "--merge: the base is quantised, and sums in its type would lose the update: "
-                "add --dequantise to write a model in floating point"
+                "--merge: the base is quantized, and sums in its type would lose the update: "
+                "add --dequantize to write a model in floating point"
             )
         model.get_base_model().dequantize()
     batches = _prompts(task, run)

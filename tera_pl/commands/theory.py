@@ -28,7 +28,7 @@ INITS: tuple[tuple[CoreInit, FactorInit], ...] = (
     ("normal", "normal"),
     ("rademacher", "orthogonal"),
 )
-# Okabe and Ito's colours, told apart by colour-blind readers; markers differ too.
+# Okabe and Ito's colors, told apart by color-blind readers; markers differ too.
 BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#E69F00", "#009E73", "#000000"
 
 

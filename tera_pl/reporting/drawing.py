@@ -1,4 +1,4 @@
-"""How figures look: colours, markers, files."""
+"""How figures look: colors, markers, files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib.text import Text
 from tera_pl.checkpointing.atomic_writes import open_whole
 from tera_pl.reporting.groups import FULL, NAMES
 
-# Okabe and Ito's colours, told apart by colour-blind readers. Their yellow is pale in print.
+# Okabe and Ito's colors, told apart by color-blind readers. Their yellow is pale in print.
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H")
 LINES = ("-", "--", ":")
@@ -21,7 +21,7 @@ SUFFIXES = ("png", "svg")
 
 
 def style(number: int) -> dict[str, Any]:
-    """Give the colour, marker and line of the n-th series: no two of a dozen share them all."""
+    """Give the color, marker and line of the n-th series: no two of a dozen share them all."""
     return {
         "color": COLORS[number % len(COLORS)],
         "marker": MARKERS[number % len(MARKERS)],

@@ -30,7 +30,7 @@ from tera_pl.reporting.selections import (
     order_of,
     scores_of,
     several,
-    tensorisations,
+    tensorizations,
 )
 
 CURVES = ("val/loss", "val/accuracy_average", "val/accuracy", "train/loss")
@@ -39,12 +39,12 @@ CAPTIONS = {
     "rank of ΔW over the largest possible one, mean over layers; bars are a standard deviation "
     "over seeds (the paper's Fig. 1); right: adapters alone. Hollow marks: no rank known.",
     "ranks": "Numerical rank of ΔW per layer after training, mean over seeds, of every method's "
-    "best-scoring setting, lines a little apart sideways; grey: the largest possible rank "
+    "best-scoring setting, lines a little apart sideways; gray: the largest possible rank "
     "(Fig. 3).",
-    "tensorisation_scores": "Test {} of tensorisations of TeRA against trained numbers (Fig. 4), "
+    "tensorization_scores": "Test {} of tensorizations of TeRA against trained numbers (Fig. 4), "
     "and against the number of modes; where both sides are split, output x input.",
-    "tensorisation_ranks": "Numerical rank of ΔW per layer after training, mean over seeds, for "
-    "tensorisations of TeRA (output x input modes; Fig. 5).",
+    "tensorization_ranks": "Numerical rank of ΔW per layer after training, mean over seeds, for "
+    "tensorizations of TeRA (output x input modes; Fig. 5).",
     "identity_factors": "TeRA (solid) and TeRA_iden, its frozen factors identities (dashed), over "
     "training; thin: single seeds (Fig. 6).",
     "spectra": "Singular values of ΔW after training over the largest one, mean over layers, first "
@@ -80,13 +80,13 @@ def draw_all(groups: Sequence[Group], headline: Column) -> list[Drawing]:
         Figures, and the reasons for those that are left out.
     """
     best = best_groups(groups, headline)
-    splits = tensorisations(groups, headline)
+    splits = tensorizations(groups, headline)
     score = headline.title
     drawings: dict[str, Callable[[], Figure]] = {
         "score_against_trained": lambda: draw_scores(groups, headline),
         "ranks": lambda: draw_ranks({group.method: group for group in best}, by_method=True),
-        "tensorisation_scores": lambda: draw_tensorisations(splits, headline),
-        "tensorisation_ranks": lambda: draw_ranks(several(splits), by_method=False),
+        "tensorization_scores": lambda: draw_tensorizations(splits, headline),
+        "tensorization_ranks": lambda: draw_ranks(several(splits), by_method=False),
         "identity_factors": lambda: draw_curves(groups),
         "spectra": lambda: draw_spectra(best),
     }
@@ -175,7 +175,7 @@ def draw_ranks(groups: Mapping[str, Group], *, by_method: bool) -> Figure:
             aside = 0.5 * (number / len(ranks) - 0.5) if by_method else 0.0
             layers = [layer + aside for layer in range(len(values))]
             axes.plot(layers, values, label=label, markersize=5, **look)
-            axes.axhline(largest, color="grey", linestyle="--", linewidth=1)
+            axes.axhline(largest, color="gray", linestyle="--", linewidth=1)
             axes.set_ylim(0, 1.15 * largest)
         axes.set(title=f"ΔW of {module}", xlabel="layer", ylabel="rank")
         if by_method:
@@ -187,7 +187,7 @@ def draw_ranks(groups: Mapping[str, Group], *, by_method: bool) -> Figure:
     return figure
 
 
-def draw_tensorisations(splits: Mapping[str, Group], headline: Column) -> Figure:
+def draw_tensorizations(splits: Mapping[str, Group], headline: Column) -> Figure:
     """Draw score against trained numbers, and against order, for sides that are split or whole."""
     figure = Figure(figsize=(9.4, 3.6), layout="constrained")
     by_numbers, by_order = figure.subplots(1, 2)

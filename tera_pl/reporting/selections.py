@@ -36,7 +36,7 @@ def best_groups(groups: Sequence[Group], headline: Column) -> list[Group]:
     return list(best.values())
 
 
-def tensorisations(groups: Sequence[Group], headline: Column) -> dict[str, Group]:
+def tensorizations(groups: Sequence[Group], headline: Column) -> dict[str, Group]:
     """Give the groups of TeRA that differ in their modes alone.
 
     The learning rate may differ too, since it is searched for each tensorization.
@@ -59,17 +59,17 @@ def tensorisations(groups: Sequence[Group], headline: Column) -> dict[str, Group
 
 
 def several(splits: Mapping[str, Group]) -> Mapping[str, Group]:
-    """Give tensorisations back, or raise that there is nothing to compare."""
+    """Give tensorizations back, or raise that there is nothing to compare."""
     if len(splits) < 2:
-        raise NoDataError("fewer than two tensorisations of TeRA with otherwise equal settings")
+        raise NoDataError("fewer than two tensorizations of TeRA with otherwise equal settings")
     return splits
 
 
 def order_of(modes: str) -> int | None:
-    """Give the number of modes of a tensorisation, or null where its runs do not tell.
+    """Give the number of modes of a tensorization, or null where its runs do not tell.
 
     Args:
-        modes: Its name, from `tensorisations`.
+        modes: Its name, from `tensorizations`.
 
     Returns:
         N of the paper.

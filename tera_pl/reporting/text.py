@@ -143,7 +143,7 @@ def _differences(section: Section) -> Iterator[str]:
             f"Protocol presets: {_values(presets)}; `tera_paper` is what is known of the paper's."
         )
     yield (
-        "The paper states no learning rate, batch size, tensorisation, decoding or rank tolerance: "
+        "The paper states no learning rate, batch size, tensorization, decoding or rank tolerance: "
         "whether these agree cannot be told."
     )
 

@@ -123,7 +123,7 @@ class Generation:
 
 
 class CausalLMTask(LightningModule):
-    """Causal language modelling with an adapter on a frozen backbone.
+    """Causal language modeling with an adapter on a frozen backbone.
 
     The loss is in nats per supervised token (label other than -100). Validation and test log the
     loss and, if a metric is given, the metric on generated answers. Weights are loaded in

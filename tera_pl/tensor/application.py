@@ -38,7 +38,7 @@ def apply(network: TensorNetwork, inputs: Tensor, compute: Compute = "auto") -> 
     Args:
         network: The network; gradients flow to its vectors.
         inputs: Of shape `(..., in_features)`; its type is the type of the products.
-        compute: `factored` goes through the factors, `materialised` builds the update, `auto`
+        compute: `factored` goes through the factors, `materialized` builds the update, `auto`
             takes what costs less.
 
     Returns:
@@ -52,7 +52,7 @@ def apply(network: TensorNetwork, inputs: Tensor, compute: Compute = "auto") -> 
         inner = _project(network, inputs)
         outputs = _Factored.apply(inner, *network.diagonals(), network)  # type: ignore[no-untyped-call]
     else:
-        outputs = _Materialised.apply(inputs, *network.diagonals(), network)  # type: ignore[no-untyped-call]
+        outputs = _Materialized.apply(inputs, *network.diagonals(), network)  # type: ignore[no-untyped-call]
     return outputs.reshape(*inputs.shape[:-1], network.out_features)
 
 
@@ -65,7 +65,7 @@ def apply_linear(
 ) -> Tensor:
     """Apply a frozen linear layer and its update: `inputs @ (weight + DeltaW).T + bias`.
 
-    With a weight of 32 bits or more, the materialised way is one product with the sum. With 16
+    With a weight of 32 bits or more, the materialized way is one product with the sum. With 16
     bits the sum would drop every entry of the update below half a step of the weight's entry,
     so there the update is multiplied on its own.
 
@@ -226,7 +226,7 @@ def _after_core(network: TensorNetwork, inner: Tensor, right: Tensor) -> Tensor:
     return kron_matmul((inner * right).to(inner.dtype), transposed(network.core_matrices))
 
 
-class _Materialised(torch.autograd.Function):
+class _Materialized(torch.autograd.Function):
     """`y = x DeltaW^T`."""
 
     @staticmethod
@@ -345,8 +345,8 @@ def _way(network: TensorNetwork, inputs: Tensor, compute: str, *, fused: bool) -
             projected=_find_projection(network, inputs) is not None,
             recompute=network.recompute,
         )
-    if compute not in {"factored", "materialised"}:
-        raise UserError(f"compute is {compute!r}: expected auto, factored or materialised")
+    if compute not in {"factored", "materialized"}:
+        raise UserError(f"compute is {compute!r}: expected auto, factored or materialized")
     return compute
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-Compute = Literal["auto", "factored", "materialised"]
+Compute = Literal["auto", "factored", "materialized"]
 
 # Multiply-adds in the time that a value takes to memory and back: a product with a small matrix
 # waits for its rows, not for their products. Measured on a CPU in float32; an accelerator has more,
@@ -67,7 +67,7 @@ class NetworkShape:
             cost_core = kron_cost(columns, rows, move=self._move)
         return tokens * ((0 if projected else 2 * cost_in) + 2 * cost_core + 2 * cost_out)
 
-    def materialised_cost(self, tokens: int, *, fused: bool, recompute: bool = False) -> int:
+    def materialized_cost(self, tokens: int, *, fused: bool, recompute: bool = False) -> int:
         """Cost by way of the update itself.
 
         Forward builds the update; backward builds it again, unless it is kept, and forms the
@@ -167,15 +167,15 @@ def choose_compute(
     fused: bool,
     projected: bool = False,
     recompute: bool = False,
-) -> Literal["factored", "materialised"]:
+) -> Literal["factored", "materialized"]:
     """Pick the cheaper way for forward and backward together.
 
     Args:
         shape: Sizes of the network.
         tokens: Number of rows of the input.
-        fused: As in `NetworkShape.materialised_cost`.
+        fused: As in `NetworkShape.materialized_cost`.
         projected: As in `NetworkShape.factored_cost`.
-        recompute: As in `NetworkShape.materialised_cost`.
+        recompute: As in `NetworkShape.materialized_cost`.
 
     Returns:
         The cheaper way; `factored`, which needs less memory, if they cost the same.
@@ -185,11 +185,11 @@ def choose_compute(
 
         >>> shape = NetworkShape(modes=(64, 64, 4096), ranks=(64, 64, 4096), out_order=2)
         >>> [choose_compute(shape, tokens, fused=True) for tokens in (1024, 8192)]
-        ['factored', 'materialised']
+        ['factored', 'materialized']
     """
     factored = shape.factored_cost(tokens, projected=projected)
-    materialised = shape.materialised_cost(tokens, fused=fused, recompute=recompute)
-    return "factored" if factored <= materialised else "materialised"
+    materialized = shape.materialized_cost(tokens, fused=fused, recompute=recompute)
+    return "factored" if factored <= materialized else "materialized"
 
 
 @lru_cache(maxsize=4096)

@@ -75,7 +75,7 @@ def normal(name: str, count: int) -> Iterator[Tensor]:
 
 
 def _open_unit(chunk: Tensor) -> Tensor:
-    """Map words to `(0, 1)`, centred in their cells; exact."""
+    """Map words to `(0, 1)`, centered in their cells; exact."""
     return (chunk.double() + 0.5) * 2.0**-32
 
 
@@ -91,7 +91,7 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 _LOG_2 = 0.6931471805599453
 
 # Algorithm AS 241 (Wichura, Applied Statistics 37, 1988), PPND16: numerator and denominator of the
-# centre, the near tails and the far tails, highest coefficient first.
+# center, the near tails and the far tails, highest coefficient first.
 _CENTRE = (
     (2.5090809287301226727e3, 3.3430575583588128105e4, 6.7265770927008700853e4,
      4.5921953931549871457e4, 1.3731693765509461125e4, 1.9715909503065514427e3,
@@ -127,12 +127,12 @@ def normal_quantile(probability: Tensor) -> Tensor:
     Returns:
         Quantiles, with a relative error of about 1e-15.
     """
-    centred = probability - 0.5
-    r = 0.180625 - centred * centred
-    value = centred * (_polynomial(_CENTRE[0], r) / _polynomial(_CENTRE[1], r))
-    tail = centred.abs() > 0.425
+    centered = probability - 0.5
+    r = 0.180625 - centered * centered
+    value = centered * (_polynomial(_CENTRE[0], r) / _polynomial(_CENTRE[1], r))
+    tail = centered.abs() > 0.425
     if tail.any():
-        side = centred[tail]
+        side = centered[tail]
         outside = torch.where(side < 0, probability[tail], 1 - probability[tail])
         root = torch.sqrt(-_log(outside))
         near, far = root - 1.6, root - 5.0

@@ -65,7 +65,7 @@ ADAPTERS = [
     tera("orthogonal", 4 + 6 + 30, core_init="orthogonal", factor_init="orthogonal"),
     tera("scaled", 4 + 6 + 30, scaling=2.5, zero_vector=1),
     tera("factored", 4 + 6 + 30, compute="factored"),
-    tera("materialised", 4 + 6 + 30, compute="materialised"),
+    tera("materialized", 4 + 6 + 30, compute="materialized"),
     # Modes 2 2 3 5 of 2 IN and 2 2 2 2 3 of 2 OUT, rank 3 between them.
     loretta("zero", (6 + 18 + 27 + 15) + (6 + 18 + 18 + 18 + 9), r=2, tensor_rank=3),
     loretta(

@@ -16,7 +16,7 @@ TARGETS = {"target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", "in
 # which the last is on other modules too.
 CONFIGS = {
     "a": {},
-    "b": {"scaling": 0.3, "dropout": 0.5, "compute": "materialised"},
+    "b": {"scaling": 0.3, "dropout": 0.5, "compute": "materialized"},
     "seed": {"seed": 1},
     "modes": {"out_modes": 1, "in_modes": 3, "factor_init": "identity"},
     "targets": {

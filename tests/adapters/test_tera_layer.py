@@ -1,4 +1,4 @@
-"""A TeRA layer around particular base layers: half precision, hooks, trained, quantised."""
+"""A TeRA layer around particular base layers: half precision, hooks, trained, quantized."""
 
 import gc
 import weakref
@@ -91,7 +91,7 @@ def test_hooks_of_the_base_layer_are_called() -> None:
 
 def test_a_base_weight_that_is_trained_too_has_its_gradient() -> None:
     base = nn.Linear(30, 24, dtype=torch.float64)
-    net, adapted = adapt(base, init_weights=False, compute="materialised")
+    net, adapted = adapt(base, init_weights=False, compute="materialized")
     base.requires_grad_(True)
     x = torch.randn(4, 30, dtype=torch.float64)
     net(x).sum().backward()
@@ -113,7 +113,7 @@ def test_dropout_acts_on_the_update_and_in_training_only() -> None:
     torch.testing.assert_close(net(x), base(x) + x @ delta.T)
 
 
-@pytest.mark.parametrize("compute", ["factored", "materialised"])
+@pytest.mark.parametrize("compute", ["factored", "materialized"])
 def test_autocast(compute: str) -> None:
     net, adapted = adapt(nn.Linear(30, 24), init_weights=False, compute=compute)
     x = torch.randn(4, 30)
@@ -128,7 +128,7 @@ def test_autocast(compute: str) -> None:
 
 
 class Int8Linear(nn.Module):
-    """Stands for a quantised layer: 8-bit weights with one scale per row."""
+    """Stands for a quantized layer: 8-bit weights with one scale per row."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -138,14 +138,14 @@ class Int8Linear(nn.Module):
 
     def store(self, weight: Tensor) -> None:
         self.scale = weight.abs().amax(1, keepdim=True) / 127
-        quantised = (weight / self.scale).round().to(torch.int8)
-        self.weight = nn.Parameter(quantised, requires_grad=False)
+        quantized = (weight / self.scale).round().to(torch.int8)
+        self.weight = nn.Parameter(quantized, requires_grad=False)
 
-    def dequantised(self) -> Tensor:
+    def dequantized(self) -> Tensor:
         return self.weight * self.scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.dequantised().to(x.dtype), self.bias)
+        return F.linear(x, self.dequantized().to(x.dtype), self.bias)
 
 
 class Int8Backend(QuantizationBackend):
@@ -153,13 +153,13 @@ class Int8Backend(QuantizationBackend):
     layer_type = "linear"
 
     def get_base_weight(self, base_layer: nn.Module) -> Tensor:
-        return base_layer.dequantised()
+        return base_layer.dequantized()
 
     def set_base_weight(self, peft_layer: nn.Module, weight_data: Tensor) -> None:
         peft_layer.get_base_layer().store(weight_data)
 
 
-def test_quantised_base(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantized_base(monkeypatch: pytest.MonkeyPatch) -> None:
     def resolve(base: nn.Module, **kwargs: object) -> QuantizationBackend | None:
         return Int8Backend() if isinstance(base, Int8Linear) else None
 

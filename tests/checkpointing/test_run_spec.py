@@ -19,7 +19,7 @@ def test_use_and_place_leave_a_tokenizer_what_it_is(tiny_backbone, tmp_path):
     assert describe_tokenizer(AutoTokenizer.from_pretrained(tmp_path)) == before
 
 
-@pytest.mark.parametrize("change", ["vocabulary", "normalisation", "special", "added"])
+@pytest.mark.parametrize("change", ["vocabulary", "normalization", "special", "added"])
 def test_another_tokenizer_is_seen(change, tiny_backbone, tmp_path):
     before = describe_tokenizer(AutoTokenizer.from_pretrained(tiny_backbone))
     folder = shutil.copytree(tiny_backbone, tmp_path / "base")
@@ -28,7 +28,7 @@ def test_another_tokenizer_is_seen(change, tiny_backbone, tmp_path):
     if change == "vocabulary":
         vocabulary = content["model"]["vocab"]
         vocabulary["sky"], vocabulary["blue"] = vocabulary["blue"], vocabulary["sky"]
-    elif change == "normalisation":
+    elif change == "normalization":
         content["normalizer"] = {"type": "Lowercase"}
     path.write_text(json.dumps(content))
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""A run from the command line: every artefact, every error, on a tiny model and tiny files."""
+"""A run from the command line: every artifact, every error, on a tiny model and tiny files."""
 
 import csv
 import json

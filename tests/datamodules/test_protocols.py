@@ -84,7 +84,7 @@ def test_text_survives_the_real_tokenizers(name, llama):
     encoding, (train, generation) = settings(name), TEXTS[name]
     row = encode([record()], llama, encoding)[0]
     learnt = [token for token in row["labels"] if token != -100]
-    # A response that is tokenised apart is a text of its own, to Llama-2 with a space before it.
+    # A response that is tokenized apart is a text of its own, to Llama-2 with a space before it.
     expected = ANSWER if encoding.tokenize == "apart" else train
     assert llama.decode(learnt, skip_special_tokens=True).lstrip().encode() == expected
     assert llama.decode(row["prompt_ids"], skip_special_tokens=True).encode() == generation

@@ -1,7 +1,7 @@
 """PEFT's own test-suite, run against TeRA.
 
 `make venv` has fetched the tests of the installed version (`fetch.py`). The lists of configurations
-that they are parametrised with are replaced by ours; their classes are collected here, without the
+that they are parametrized with are replaced by ours; their classes are collected here, without the
 tests that do not use those lists (they are about other methods, and need the Hub). Each test runs
 with some of the configurations, in `make soak` with all.
 """
@@ -135,7 +135,7 @@ DECODER_CASES = [
         {"out_modes": 2, "in_modes": 1},
         {"out_modes": 2, "in_modes": 3, "compute": "factored", "zero_vector": 0},
         {"out_modes": 1, "in_modes": 1, "factor_init": "identity"},
-        {"core_init": "rademacher", "factor_init": "orthogonal", "compute": "materialised"},
+        {"core_init": "rademacher", "factor_init": "orthogonal", "compute": "materialized"},
         {"dropout": 0.1, "save_frozen": True},
     )
 ]
@@ -172,7 +172,7 @@ MIXED_CASES.append(
 
 
 def _only(suite: type, *lists: list) -> type:
-    """The class without tests that none of the lists parametrises, and with fewer cases each."""
+    """The class without tests that none of the lists parametrizes, and with fewer cases each."""
     tests: dict[str, Any] = {name: None for name in dir(suite) if name.startswith("test_")}
     for number, name in enumerate(sorted(tests)):
         test = getattr(suite, name)

@@ -81,11 +81,11 @@ def test_one_setting_of_a_method_is_drawn_the_best(folder):
     assert best["TeRA"].fields["adapter.out_modes"] == 4
 
 
-def test_tensorisations_are_those_of_otherwise_equal_settings(folder):
+def test_tensorizations_are_those_of_otherwise_equal_settings(folder):
     groups, headline = groups_of(folder)
-    splits = selections.tensorisations(groups, headline)
+    splits = selections.tensorizations(groups, headline)
     assert {name: len(group.runs) for name, group in splits.items()} == {"2 x ?": 2, "4 x ?": 1}
-    axes = figures.draw_tensorisations(splits, headline).axes[0]
+    axes = figures.draw_tensorizations(splits, headline).axes[0]
     points = sorted(
         (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
         for line in axes.get_lines()
@@ -94,13 +94,13 @@ def test_tensorisations_are_those_of_otherwise_equal_settings(folder):
     assert points == [(50, pytest.approx(90)), (1000, pytest.approx(70))]
 
 
-def test_ranks_below_sizes_are_no_tensorisation(folder):
+def test_ranks_below_sizes_are_no_tensorization(folder):
     ranks = {"modes_pattern": {"q_proj": {"ranks": [4, 8]}}}
     write_run(folder / "ranks", {"accuracy": 0.9}, method="TeRA", adapter=ranks, **WORLD)
-    assert set(selections.tensorisations(*groups_of(folder))) == {"2 x ?", "4 x ?"}
+    assert set(selections.tensorizations(*groups_of(folder))) == {"2 x ?", "4 x ?"}
     sides = {"modes_pattern": {"v_proj": {"out_modes": 4}}}
     write_run(folder / "sides", {"accuracy": 0.9}, method="TeRA", adapter=sides, **WORLD)
-    assert "2 x ? v_proj.out_modes=4" in selections.tensorisations(*groups_of(folder))
+    assert "2 x ? v_proj.out_modes=4" in selections.tensorizations(*groups_of(folder))
 
 
 def test_one_learning_rate_of_a_tensorization_is_drawn_the_best(folder):
@@ -108,7 +108,7 @@ def test_one_learning_rate_of_a_tensorization_is_drawn_the_best(folder):
     for lr, score in ((0.1, 0.95), (0.2, 0.2)):
         run = {"adapter": split, "lr": lr, "method": "TeRA"}
         write_run(folder / f"rate{lr}", {"accuracy": score}, **run, **WORLD)
-    splits = selections.tensorisations(*groups_of(folder))
+    splits = selections.tensorizations(*groups_of(folder))
     assert splits.keys() == {"2 x ?", "4 x ?"}
     assert splits["4 x ?"].fields["optimizer.lr"] == 0.1
 

@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from tera_pl.tensor import TensorNetwork, application, apply, apply_linear, apply_mixed, contract
 from tests.tensor.conftest import make_network
 
-WAYS = ["factored", "materialised", "auto"]
+WAYS = ["factored", "materialized", "auto"]
 
 
 def rebuild(network, vectors):
@@ -70,12 +70,12 @@ def test_second_derivative_is_a_clear_error_or_right(compute):
 
 
 @pytest.mark.parametrize("rows", [2, 500])
-def test_materialised_gradient_in_both_orders(rows):
+def test_materialized_gradient_in_both_orders(rows):
     # Few rows: (g L)^T (x M^T); many: L^T (g^T x) M^T.
     network = make_network("both_split")
     inputs, _, _ = tensors(network, rows)
     by_autograd = torch.autograd.grad((inputs @ contract(network).T).sin().sum(), network.vectors)
-    ours = torch.autograd.grad(apply(network, inputs, "materialised").sin().sum(), network.vectors)
+    ours = torch.autograd.grad(apply(network, inputs, "materialized").sin().sum(), network.vectors)
     torch.testing.assert_close(ours, by_autograd, rtol=1e-10, atol=1e-10)
 
 
@@ -202,8 +202,8 @@ def test_a_built_matrix_is_kept_if_it_is_no_larger_than_the_input(with_layer):
 
     def run(rows):
         if with_layer:
-            return apply_linear(network, rows, weight, None, "materialised")
-        return apply(network, rows, "materialised")
+            return apply_linear(network, rows, weight, None, "materialized")
+        return apply(network, rows, "materialized")
 
     saved, outputs = saved_bytes(lambda: run(inputs))
     assert inputs.nbytes == weight.nbytes

@@ -35,7 +35,7 @@ class LorettaConfig(AdapterConfig):
         out_modes: Modes of B, whose product is r * out, likewise.
         start: `official` draws all cores, so that the update is not zero at the start; `zero` has
             the last core of B at zero.
-        train_norms: Train the weights of all normalisation layers too, as the authors' code does.
+        train_norms: Train the weights of all normalization layers too, as the authors' code does.
             They are then saved like `modules_to_save`, in the type of the base; in 16 bits, small
             steps are lost on weights near one.
         dropout: Probability of dropping an input of the update.

@@ -50,7 +50,7 @@ class LorettaModel(AdapterModel):
 
 
 def _norms(model: nn.Module) -> list[str]:
-    """Name the normalisation layers: modules called so that hold parameters of their own."""
+    """Name the normalization layers: modules called so that hold parameters of their own."""
     return [
         name
         for name, module in model.named_modules()

@@ -17,7 +17,7 @@ class LotrModel(AdapterModel):
     """A model with LoTR injected.
 
     The layers of a group hold the same module of factors. Lists of parameters, and with them
-    optimisers and counts, have its factors once, under the name of the group's first layer; so has
+    optimizers and counts, have its factors once, under the name of the group's first layer; so has
     the adapter's file. With DDP, gradient checkpointing must be the kind that is not reentrant:
     the other has each layer report the factors' gradient on its own, which DDP refuses.
     """

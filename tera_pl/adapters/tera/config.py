@@ -45,7 +45,7 @@ class TeraConfig(AdapterConfig):
             `longest`. All others start at one.
         scaling: Multiplies the update.
         dropout: Probability of dropping an input of the update.
-        compute: How the update is applied: `factored` through the factors, `materialised` by
+        compute: How the update is applied: `factored` through the factors, `materialized` by
             building it, `auto` whichever costs less.
         recompute: Compute again in backward what forward could keep for it, the built update or
             the output of the core: less memory, for about one product more per layer.

@@ -42,9 +42,9 @@ class TeraLayer(AdapterLayer):
     """A frozen linear layer with TeRA updates, one per adapter.
 
     Args:
-        base_layer: A `Linear`, a quantised linear layer that PEFT knows, or a `Conv1D` of
+        base_layer: A `Linear`, a quantized linear layer that PEFT knows, or a `Conv1D` of
             transformers, whose weight is transposed.
-        **kwargs: What PEFT hands over for quantised layers.
+        **kwargs: What PEFT hands over for quantized layers.
     """
 
     adapter_layer_names = ("tera_vectors",)

@@ -92,7 +92,7 @@ class TeraModel(AdapterModel):
             out_modes, in_modes, ranks, config.seed, config.core_init, config.factor_init
         )
         device, dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
-        if dtype not in COMPUTE_DTYPES:  # quantised: what the rest of the model computes in
+        if dtype not in COMPUTE_DTYPES:  # quantized: what the rest of the model computes in
             found = (parameter.dtype for parameter in self.model.parameters())
             dtype = next((dtype for dtype in found if dtype in COMPUTE_DTYPES), torch.float32)
         shared = {(t.key, t.value.device, t.value.dtype): t for t in _frozen_tensors(self.model)}
