@@ -66,11 +66,11 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """Apply to every example, `(B, ..., in_features)`, an adapter of one and the same group."""
         return self._update(adapter_names[0], x)
 
-    def hold_update(self) -> None:
+    def cache_delta_weight(self) -> None:
         """Prepare for many calls in which no parameter changes; by default there is nothing to."""
 
-    def release_update(self) -> None:
-        """Forget what `hold_update` built."""
+    def clear_cached_delta_weight(self) -> None:
+        """Forget what `cache_delta_weight` built."""
 
     @full_float32()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

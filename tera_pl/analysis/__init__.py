@@ -1,7 +1,7 @@
 """What an adapter costs, and what a finished one looks like: updates and their spectra."""
 
 from tera_pl.analysis.accounting import Counts, bytes_of, count
-from tera_pl.analysis.delta_weights import iter_spectra, iter_updates
+from tera_pl.analysis.delta_weights import iter_delta_weights, iter_spectra
 from tera_pl.analysis.dry_generation import GenerationUsage, dry_generation
 from tera_pl.analysis.dry_run import Ledger, Usage, count_flops, dry_run
 from tera_pl.analysis.spectra import Spectrum, summarize
@@ -17,7 +17,7 @@ __all__ = [
     "count_flops",
     "dry_generation",
     "dry_run",
+    "iter_delta_weights",
     "iter_spectra",
-    "iter_updates",
     "summarize",
 ]

@@ -22,12 +22,14 @@ from tera_pl.analysis.spectra import (
     singular_values_of_product,
     summarize_values,
 )
-from tera_pl.distributed.fsdp2 import whole
+from tera_pl.distributed.fsdp2 import full_tensor
 from tera_pl.errors import UserError
 from tera_pl.tensor import full_float32
 
 
-def iter_updates(model: nn.Module, adapter_name: str = "default") -> Iterator[tuple[str, Tensor]]:
+def iter_delta_weights(
+    model: nn.Module, adapter_name: str = "default"
+) -> Iterator[tuple[str, Tensor]]:
     """Walk over the weight updates of an adapted model, one at a time.
 
     Args:
@@ -36,11 +38,11 @@ def iter_updates(model: nn.Module, adapter_name: str = "default") -> Iterator[tu
 
     Yields:
         The name of the layer in the base model and its weight update, of shape
-        `(out_features, in_features)`; see `layer_update`. Layers whose method adapts no matrix,
-        such as prompt methods, do not appear.
+        `(out_features, in_features)`; see `layer_delta_weight`. Layers whose method adapts
+        no matrix, such as prompt methods, do not appear.
     """
     for name, layer in adapted_layers(model, adapter_name).items():
-        yield name, layer_update(layer, adapter_name)
+        yield name, layer_delta_weight(layer, adapter_name)
 
 
 def iter_singular_values(
@@ -81,7 +83,7 @@ def iter_spectra(model: nn.Module, adapter_name: str = "default") -> Iterator[tu
     """
     for name, layer in adapted_layers(model, adapter_name).items():
         values = layer_singular_values(layer, adapter_name)
-        yield name, summarize_values(values, update_shape(layer))
+        yield name, summarize_values(values, delta_weight_shape(layer))
 
 
 def adapted_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, Any]:
@@ -122,7 +124,7 @@ def tuner_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, A
 
 @torch.no_grad()
 @full_float32()
-def layer_update(layer: Any, adapter_name: str = "default") -> Tensor:
+def layer_delta_weight(layer: Any, adapter_name: str = "default") -> Tensor:
     """Give the weight update of a layer: its merged weight less its base weight.
 
     Where the initialization of the adapter has moved the base weight (PiSSA, OLoRA), the base
@@ -146,7 +148,7 @@ def layer_update(layer: Any, adapter_name: str = "default") -> Tensor:
     initial = initial_parameters(layer)
     merged = _merged_weight(layer, adapter_name)
     if initial is None:
-        before = whole(weight.detach()).double()
+        before = full_tensor(weight.detach()).double()
     else:
         before = _merged_weight(layer, adapter_name, initial)
     update = (merged - before).to(torch.promote_types(weight.dtype, torch.float32))
@@ -168,14 +170,14 @@ def layer_singular_values(layer: Any, adapter_name: str = "default") -> Tensor:
     Raises:
         ValueError: If the update has a NaN or an infinite entry, or there is none.
     """
-    full = min(update_shape(layer))
+    full = min(delta_weight_shape(layer))
     factors = _factors(layer, adapter_name)
     if isinstance(layer, TeraLayer):
         values = singular_values_of_network(layer.get_tensor_network(adapter_name))
     elif factors is not None and factors[0].shape[1] < full:
         values = singular_values_of_product(*factors)
     else:
-        update = layer_update(layer, adapter_name)
+        update = layer_delta_weight(layer, adapter_name)
         # Rows and columns of zeros, as where some tokens are trained, have no part in the others.
         nonzero = update != 0
         values = singular_values(update[nonzero.any(1)][:, nonzero.any(0)])
@@ -184,7 +186,7 @@ def layer_singular_values(layer: Any, adapter_name: str = "default") -> Tensor:
     return torch.cat([values, values.new_zeros(full - len(values))])
 
 
-def update_shape(layer: Any) -> tuple[int, int]:
+def delta_weight_shape(layer: Any) -> tuple[int, int]:
     """Give `(out_features, in_features)` of an adapted layer."""
     if isinstance(layer, AdapterLayer) or not is_floating(layer):
         return layer.out_features, layer.in_features

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from tera_pl.distributed.fsdp2 import whole
+from tera_pl.distributed.fsdp2 import full_tensor
 from tera_pl.errors import UserError
 
 # Largest difference between the outputs of the merged and the adapted layer, as a share of the
@@ -128,7 +128,7 @@ def _exact_copy(layer: Any, adapter_name: str, values: Mapping[str, Tensor]) -> 
     given = {id(p): values[name] for name, p in layer.named_parameters() if name in values}
     memo = {}
     for tensor in _tensors(layer):
-        value = whole(given.get(id(tensor), tensor).detach())
+        value = full_tensor(given.get(id(tensor), tensor).detach())
         dtype = torch.float64 if value.is_floating_point() else value.dtype
         memo[id(tensor)] = _like(tensor, value.to(tensor.device, dtype, copy=True))
     replica = copy.deepcopy(layer, memo).eval()

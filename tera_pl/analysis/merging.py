@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from tera_pl.analysis.delta_weights import tuner_layers
 from tera_pl.analysis.merged_layers import TOLERANCE, is_floating, merge_copy, try_merging
-from tera_pl.distributed.fsdp2 import whole
+from tera_pl.distributed.fsdp2 import full_tensor
 from tera_pl.errors import RunStoppedError, UserError
 
 # A weight that is rounded once is half a step between neighbors away from the exact one at most. On
@@ -127,7 +127,7 @@ def _merge_layer(name: str, layer: Any) -> tuple[float, float, float]:
             if exact.any():
                 raise UserError(f"{name} trains a {key}, and the model has no place for one")
             continue
-        if torch.equal(exact, whole(own[key]).double()):
+        if torch.equal(exact, full_tensor(own[key]).double()):
             continue
         own[key].data.copy_(exact)
         found, found_share = _measure(own[key], exact)

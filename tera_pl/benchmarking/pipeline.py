@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tera_pl.checkpointing.atomic_writes import OVERWRITE_HELP, whole_folder, write_whole
+from tera_pl.checkpointing.atomic_writes import OVERWRITE_HELP, atomic_folder, write_atomically
 from tera_pl.cli import guard
 from tera_pl.errors import RunStoppedError
 
@@ -49,7 +49,7 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder of pipeline.json, .md")
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     options, overrides = parser.parse_known_args(args)
-    with whole_folder(options.output, KIND, replace=options.overwrite) as folder:
+    with atomic_folder(options.output, KIND, replace=options.overwrite) as folder:
         table = _compare(options, overrides, folder)
     sys.stdout.write(table)
     return 0
@@ -74,8 +74,8 @@ def _compare(options: argparse.Namespace, overrides: Sequence[str], output: Path
         "rounds": rounds,
     }
     table = as_table(rounds)
-    write_whole(output / "pipeline.json", json.dumps(report, indent=2) + "\n")
-    write_whole(output / "pipeline.md", table)
+    write_atomically(output / "pipeline.json", json.dumps(report, indent=2) + "\n")
+    write_atomically(output / "pipeline.md", table)
     return table
 
 

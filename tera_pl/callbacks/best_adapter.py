@@ -6,8 +6,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
-from tera_pl.checkpointing.atomic_writes import check_target, whole_folder
-from tera_pl.checkpointing.run_directory import run_folder
+from tera_pl.checkpointing.atomic_writes import atomic_folder, check_target
+from tera_pl.checkpointing.run_directory import run_directory
 from tera_pl.distributed.fsdp2 import gather, load_trained
 
 KIND = "trained model"
@@ -27,7 +27,7 @@ class BestAdapter(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Check the place before training."""
-        folder = run_folder(trainer)
+        folder = run_directory(trainer)
         if stage == "fit" and trainer.is_global_zero:
             check_target(folder / _name(pl_module), KIND, replace=True)
 
@@ -39,11 +39,11 @@ class BestAdapter(Callback):
             best = trainer.strategy.checkpoint_io.load_checkpoint(path, weights_only=True)
             load_trained(pl_module, best["state_dict"])
             rank_zero_info(f"best checkpoint: {path} ({checkpoint.monitor} = {_score(checkpoint)})")
-        folder = run_folder(trainer) / _name(pl_module)
+        folder = run_directory(trainer) / _name(pl_module)
         # An adapter is whole in every process; a model that is trained in parts must be gathered.
         weights = {} if pl_module.adapter else {"state_dict": gather(pl_module.model)}
         if trainer.is_global_zero:
-            with whole_folder(folder, KIND, replace=True) as part:
+            with atomic_folder(folder, KIND, replace=True) as part:
                 pl_module.model.save_pretrained(part, **weights)
                 pl_module.tokenizer.save_pretrained(part)
 

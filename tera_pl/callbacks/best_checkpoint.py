@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tera_pl.checkpointing.markers import claim_folder
-from tera_pl.checkpointing.run_directory import run_folder
+from tera_pl.checkpointing.run_directory import run_directory
 from tera_pl.errors import UserError
 
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
@@ -27,7 +27,7 @@ class BestCheckpoint(ModelCheckpoint):
             raise UserError(f"checkpoint.filename is {self.filename!r}: expected a name, no path")
         given = self.dirpath
         super().setup(trainer, pl_module, stage)
-        run = run_folder(trainer).resolve()
+        run = run_directory(trainer).resolve()
         if stage != "fit" or given is None or not trainer.is_global_zero:
             return
         if Path(given).resolve().parent != run:

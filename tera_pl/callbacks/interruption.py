@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from tera_pl.checkpointing.resume_command import resume_command_of
-from tera_pl.distributed.fsdp2 import any_process
+from tera_pl.distributed.fsdp2 import any_rank
 from tera_pl.errors import DISK_ERRORS, RunStoppedError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -64,7 +64,7 @@ class Interruption(Callback):
         loop = trainer.fit_loop
         assert loop._data_fetcher is not None
         due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
-        if accumulating or due or not any_process(self._received is not None, pl_module.device):
+        if accumulating or due or not any_rank(self._received is not None, pl_module.device):
             return
         checkpoint = trainer.checkpoint_callback
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from tera_pl.checkpointing.atomic_writes import write_whole
-from tera_pl.checkpointing.run_directory import run_folder
+from tera_pl.checkpointing.atomic_writes import write_atomically
+from tera_pl.checkpointing.run_directory import run_directory
 
 FILE = "peft_comparison.json"
 PACKAGES = ("transformers", "peft", "datasets", "bitsandbytes", "torch")
@@ -118,7 +118,7 @@ class PeftComparison(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the entry without a test score."""
-        path = run_folder(trainer) / FILE
+        path = run_directory(trainer) / FILE
         if not trainer.is_global_zero or not self._metrics:
             return
         last = {
@@ -153,11 +153,11 @@ class PeftComparison(Callback):
             },
             "meta_info": _meta_info(trainer, pl_module),
         }
-        write_whole(path, json.dumps(entry, indent=2) + "\n")
+        write_atomically(path, json.dumps(entry, indent=2) + "\n")
 
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Add the test score to the entry of the same folder, if there is one."""
-        path = run_folder(trainer) / FILE
+        path = run_directory(trainer) / FILE
         accuracy = trainer.callback_metrics.get("test/accuracy")
         if not trainer.is_global_zero or not path.exists() or accuracy is None:
             return
@@ -166,7 +166,7 @@ class PeftComparison(Callback):
         entry["train_info"]["status"] = "success"
         entry["run_info"]["error_msg"] = ""
         entry["run_info"]["total_time"] += time.perf_counter() - self._clocks["all"]
-        write_whole(path, json.dumps(entry, indent=2) + "\n")
+        write_atomically(path, json.dumps(entry, indent=2) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
         """Keep what a run that goes on has measured."""
@@ -193,7 +193,7 @@ def _numbers(model: torch.nn.Module) -> tuple[int, int]:
 
 def _name(trainer: Trainer, pl_module: Any) -> str:
     method = pl_module.adapter.peft_type.lower() if pl_module.adapter else "full-finetuning"
-    return f"{method}/{run_folder(trainer).parent.name}"
+    return f"{method}/{run_directory(trainer).parent.name}"
 
 
 def _train_config(trainer: Trainer, pl_module: Any) -> dict[str, Any]:

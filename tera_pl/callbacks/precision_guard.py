@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from tera_pl.distributed.fsdp2 import any_process
+from tera_pl.distributed.fsdp2 import any_rank
 from tera_pl.errors import UserError
 
 # Parts of a tensor from each of which two entries are looked at.
@@ -65,7 +65,7 @@ class PrecisionGuard(Callback):
             return
         before, self._before, self._done = self._before, None, True
         stuck = _stuck(before, dict(pl_module.named_parameters()))
-        if any_process(bool(stuck), pl_module.device):
+        if any_rank(bool(stuck), pl_module.device):
             example = f", for example {stuck[0]}" if stuck else " in another process"
             raise UserError(
                 f"{len(stuck)} trainable parameters had a gradient but did not move in the first "

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from tera_pl.checkpointing.run_directory import run_folder, tensorboard
+from tera_pl.checkpointing.run_directory import run_directory, tensorboard
 from tera_pl.reporting.markup import code, code_block, markdown
 
 Prediction = dict[str, Any]
@@ -89,7 +89,7 @@ class PredictionWriter(Callback):
 
     def _start(self, trainer: Trainer) -> None:
         rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
-        self._path = run_folder(trainer) / f"predictions{rank}.jsonl"
+        self._path = run_directory(trainer) / f"predictions{rank}.jsonl"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         _keep_older(self._path)
 

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
-from tera_pl.analysis.delta_weights import adapted_layers, layer_singular_values, update_shape
+from tera_pl.analysis.delta_weights import adapted_layers, delta_weight_shape, layer_singular_values
 from tera_pl.analysis.spectra import Spectrum, summarize_values
-from tera_pl.checkpointing.atomic_writes import open_whole, write_whole
-from tera_pl.checkpointing.run_directory import run_folder, tensorboard
+from tera_pl.checkpointing.atomic_writes import open_atomically, write_atomically
+from tera_pl.checkpointing.run_directory import run_directory, tensorboard
 from tera_pl.errors import UserError
 
 SECONDS_BETWEEN_WORDS = 10.0
@@ -68,7 +68,7 @@ class RankLogger(Callback):
             rank_zero_warn(f"ranks are not logged: {_describe(error)}")
 
     def _write(self, trainer: Trainer, pl_module: Any) -> None:
-        folder = run_folder(trainer)
+        folder = run_directory(trainer)
         # Some updates contain the base weight, which all processes gather together.
         if not trainer.is_global_zero and pl_module.device_mesh is None:
             return
@@ -81,7 +81,7 @@ class RankLogger(Callback):
         if not spectra:
             return
         arrays: dict[str, Any] = {name: decomposed.numpy() for name, decomposed in values.items()}
-        with open_whole(folder / "singular_values.npz") as file:
+        with open_atomically(folder / "singular_values.npz") as file:
             np.savez(file, **arrays)
         by_module: dict[str, list[Spectrum]] = defaultdict(list)
         for name, spectrum in spectra.items():
@@ -108,7 +108,7 @@ def _decompose(
             rank_zero_info(f"ranks: {done} of {len(layers)} updates, about {left:.0f} s left")
         try:
             decomposed = layer_singular_values(layer).float()
-            spectra[name] = summarize_values(decomposed, update_shape(layer))
+            spectra[name] = summarize_values(decomposed, delta_weight_shape(layer))
             values[name] = decomposed
         # Methods of other packages raise what they like, and the run is finished.
         except Exception as error:  # noqa: BLE001
@@ -152,7 +152,7 @@ def _append_csv(
     for name, row in rows.items():
         layer, _, module = name.rpartition(".")
         writer.writerow({"step": step, "layer": layer, "module": module, **row})
-    write_whole(path, text.getvalue())
+    write_atomically(path, text.getvalue())
 
 
 def _draw(by_module: dict[str, list[Spectrum]]) -> Figure:

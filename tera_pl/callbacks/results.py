@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from tera_pl.callbacks.resources import ResourceMonitor
-from tera_pl.checkpointing.atomic_writes import write_whole
-from tera_pl.checkpointing.run_directory import run_folder
+from tera_pl.checkpointing.atomic_writes import write_atomically
+from tera_pl.checkpointing.run_directory import run_directory
 
 PACKAGES = ("tera-pl", "torch", "lightning", "transformers", "peft", "datasets", "torchmetrics")
 
@@ -58,7 +58,7 @@ class ResultsWriter(Callback):
         self._validation = state_dict["validation"]
 
     def _write(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        path = run_folder(trainer) / "results.json"
+        path = run_directory(trainer) / "results.json"
         if not trainer.is_global_zero:
             return
         results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -84,7 +84,7 @@ class ResultsWriter(Callback):
             "protocol": _describe_protocol(trainer, pl_module),
         }
         results["environment"] = _environment()
-        write_whole(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 
 def _scores(trainer: Trainer) -> dict[str, float]:

@@ -35,7 +35,7 @@ OVERWRITE_HELP = "replace the folder, if this program wrote it and nothing was a
 
 
 @contextmanager
-def open_whole(path: Path) -> Iterator[BinaryIO]:
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """Write a file atomically: temporary file, fsync, rename.
 
     A kill or a power cut at any moment leaves the older file or the new one, and perhaps a
@@ -74,19 +74,19 @@ def open_whole(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file atomically, as `open_whole` does.
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file atomically, as `open_atomically` does.
 
     Args:
         path: The file to write.
         text: Its content.
     """
-    with open_whole(path) as file:
+    with open_atomically(path) as file:
         file.write(text.encode("utf-8"))
 
 
 @contextmanager
-def whole_folder(path: Path, kind: str, *, replace: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, kind: str, *, replace: bool = False) -> Iterator[Path]:
     """Write a folder atomically: all of it takes its name in one rename, or nothing does.
 
     It is filled in a temporary folder beside its place, `<name>.<random>.part/new`. A folder that
@@ -138,7 +138,7 @@ def check_target(path: Path, kind: str, *, replace: bool) -> Path:
 
     Args:
         path: The folder.
-        kind: Its kind, as for `whole_folder`.
+        kind: Its kind, as for `atomic_folder`.
         replace: Whether one that this program wrote is replaced.
 
     Returns:

@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from packaging.version import InvalidVersion, Version
 
-from tera_pl.checkpointing.atomic_writes import open_whole
+from tera_pl.checkpointing.atomic_writes import open_atomically
 from tera_pl.checkpointing.checksums import digest_entries
 from tera_pl.checkpointing.resume_command import stopped_by_disk
 from tera_pl.errors import UserError
@@ -20,7 +20,7 @@ DIGESTS = "tera_pl_digests"
 WHAT_TO_DO = "use another checkpoint of the run"
 
 
-class WholeCheckpointIO(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Write checkpoints atomically, with checksums; verify them, and execute nothing, on loading.
 
     Lightning writes to the system's folder for temporary files and moves the file from there, which
@@ -47,7 +47,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         try:
-            with open_whole(Path(path)) as file:
+            with open_atomically(Path(path)) as file:
                 torch.save(checkpoint, file)
         except OSError as error:
             raise stopped_by_disk(error, Path(path).parent) from error

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 
-from tera_pl.checkpointing.atomic_writes import write_whole
+from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.checkpointing.markers import check_unclaimed, claim_folder, mark_new_folder
 
 KIND = "run"
@@ -19,7 +19,7 @@ KIND = "run"
 UNLOGGED = "unlogged"
 
 
-def run_folder(trainer: Trainer) -> Path:
+def run_directory(trainer: Trainer) -> Path:
     """Give the run directory: `runs/<name>/version_k`.
 
     All processes must ask together: the first tells the others.
@@ -99,14 +99,14 @@ class RunConfig(SaveConfigCallback):
         """Mark and write once."""
         if self.already_saved:
             return
-        folder = run_folder(trainer)
+        folder = run_directory(trainer)
         if trainer.is_global_zero:
             if self.overwrite:
                 claim_folder(folder, KIND)
             else:
                 mark_new_folder(folder, KIND)
             text = self.parser.dump(self.config, skip_unset=False)
-            write_whole(folder / self.config_filename, text)
+            write_atomically(folder / self.config_filename, text)
         self.already_saved = True
 
 

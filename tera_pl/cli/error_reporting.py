@@ -75,14 +75,14 @@ def _is_disk(error: BaseException | None) -> bool:
 def _tell(what: str, message: str, code: int, parent: int) -> int:
     """Write one line; each process of several has its own, for another may have met no error."""
     rank = os.environ.get("LOCAL_RANK", "0")
-    if rank != "0" and _ends(parent):
+    if rank != "0" and _parent_ends(parent):
         return code
     process = "" if rank == "0" else f" (process {rank})"
     sys.stderr.write(f"{what}{process}: {' '.join(message.split())}\n")
     return code
 
 
-def _ends(parent: int) -> bool:
+def _parent_ends(parent: int) -> bool:
     """Wait for the process that started this one: if it ends of itself, it has told the same."""
     end = time.monotonic() + SECONDS_TO_WAIT
     while time.monotonic() < end and os.getppid() == parent:

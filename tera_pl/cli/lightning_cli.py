@@ -36,7 +36,7 @@ from tera_pl.callbacks import (
     ResultsWriter,
     TensorBoardLayout,
 )
-from tera_pl.checkpointing.checkpoint_io import WholeCheckpointIO
+from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
 from tera_pl.checkpointing.checkpoint_paths import KEYWORDS, find_checkpoint
 from tera_pl.checkpointing.resume import keep_metrics, place_loggers, run_of
 from tera_pl.checkpointing.run_directory import RunConfig, place_run
@@ -45,7 +45,7 @@ from tera_pl.cli.parsing_errors import Parser
 from tera_pl.cli.trainer_settings import check_callbacks, check_trainer
 from tera_pl.config.construction import Builder, first_failure, user_errors
 from tera_pl.config.fragments import empty_mappings, expand, has_key
-from tera_pl.distributed.strategy import adopt
+from tera_pl.distributed.strategy import prepare_strategy
 from tera_pl.errors import UserError
 
 # Warnings about the inside of a library, or about what is meant so.
@@ -194,7 +194,7 @@ class TeraCLI(LightningCLI):
             }
         kwargs["default_root_dir"] = self._root_folder(run)
         kwargs["plugins"] = _with_checkpoint_io(self._get(self.config_init, "trainer.plugins"))
-        kwargs["strategy"] = adopt(self._get(self.config_init, "trainer.strategy"))
+        kwargs["strategy"] = prepare_strategy(self._get(self.config_init, "trainer.strategy"))
         check_trainer(self._get(self.config_init, "trainer"))
         with user_errors("trainer"):
             trainer = super().instantiate_trainer(**kwargs)
@@ -263,7 +263,7 @@ def _with_checkpoint_io(plugins: Any) -> list[Any]:
     given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
     if any(isinstance(plugin, CheckpointIO) for plugin in given):
         return given
-    return [*given, WholeCheckpointIO()]
+    return [*given, AtomicCheckpointIO()]
 
 
 def main(args: ArgsType = None) -> int:

@@ -19,13 +19,13 @@ from tera_pl.benchmarking.models import METHODS, SHAPES, adapt, build_base
 from tera_pl.benchmarking.timing import Timing, kept_bytes, time_in_turns
 from tera_pl.checkpointing.atomic_writes import (
     OVERWRITE_HELP,
+    atomic_folder,
     check_target,
-    whole_folder,
-    write_whole,
+    write_atomically,
 )
 from tera_pl.commands.arguments import Parser
 from tera_pl.errors import UserError
-from tera_pl.models.backbone import DTYPES, hold_updates, release_updates
+from tera_pl.models.backbone import DTYPES, cache_delta_weights, clear_cached_delta_weights
 from tera_pl.reporting.drawing import save, style
 
 KIND = "benchmark"
@@ -87,7 +87,7 @@ def main(args: Sequence[str]) -> int:
             if name in options.measure:
                 measured[f"{name}, {tokens} tokens"] = time_them(base, models, ids, options.rounds)
     ids = torch.randint(base.config.vocab_size, (options.tokens[-1] // length, length)).to(device)
-    memory = {FLOOR: _memory(_floor_step(base, ids), base, device)}
+    memory = {FLOOR: _memory(_baseline_step(base, ids), base, device)}
     memory |= {name: _memory(_step(m, ids), m, device) for name, m in models.items()}
     report = {
         "shape": options.shape,
@@ -100,9 +100,9 @@ def main(args: Sequence[str]) -> int:
         "memory_tokens": options.tokens[-1],
     }
     table = _table(measured, memory)
-    with whole_folder(options.output, KIND, replace=options.overwrite) as folder:
-        write_whole(folder / "benchmark.json", json.dumps(report, indent=2) + "\n")
-        write_whole(folder / "benchmark.md", table)
+    with atomic_folder(options.output, KIND, replace=options.overwrite) as folder:
+        write_atomically(folder / "benchmark.json", json.dumps(report, indent=2) + "\n")
+        write_atomically(folder / "benchmark.md", table)
         save(_draw(measured, options.shape), folder / "benchmark")
     sys.stdout.write(table)
     return 0
@@ -123,7 +123,7 @@ def _open_device(name: str) -> torch.device:
 def _time_steps(
     base: PreTrainedModel, models: Mapping[str, nn.Module], ids: torch.Tensor, rounds: int
 ) -> dict[str, Timing]:
-    calls = {FLOOR: _floor_step(base, ids)} | {n: _step(m, ids) for n, m in models.items()}
+    calls = {FLOOR: _baseline_step(base, ids)} | {n: _step(m, ids) for n, m in models.items()}
     return time_in_turns(calls, FLOOR, rounds, ids.device)
 
 
@@ -163,16 +163,16 @@ def _time_generation(
     everything = {FLOOR: base} | dict(models)
     for model in everything.values():
         model.eval()
-        hold_updates(model)
+        cache_delta_weights(model)
     calls = {name: generate(model) for name, model in everything.items()}
     timings = time_in_turns(calls, FLOOR, rounds, device)
     for model in everything.values():
-        release_updates(model)
+        clear_cached_delta_weights(model)
         model.train()
     return timings
 
 
-def _floor_step(base: PreTrainedModel, ids: torch.Tensor) -> Callable[[], object]:
+def _baseline_step(base: PreTrainedModel, ids: torch.Tensor) -> Callable[[], object]:
     """Forward of the frozen model, and backward to its inputs: what no adapter can avoid."""
 
     def call() -> None:

@@ -17,10 +17,10 @@ from tera_pl.commands.arguments import Parser, positive
 from tera_pl.errors import UserError
 from tera_pl.models.backbone import (
     add_adapter,
-    hold_updates,
+    cache_delta_weights,
+    clear_cached_delta_weights,
     load_meta_model,
     prepare_training,
-    release_updates,
 )
 from tera_pl.models.packed_attention import ATTENTION
 from tera_pl.tasks import CausalLMTask
@@ -173,12 +173,12 @@ def estimate_validation(
     virtual = getattr(task.adapter, "num_virtual_tokens", None) or 0
     held = Ledger(vocab_size=0)
     with held:
-        hold_updates(model)
+        cache_delta_weights(model)
     held_bytes = held.live_bytes()
     usage = dry_generation(
         plain, prompts, settings.num_beams, prompt_length + virtual, settings.max_new_tokens
     )
-    release_updates(model)
+    clear_cached_delta_weights(model)
     kept = ("gradients", "optimizer") if in_validation else ()
     weights = sum(memory[part] for part in ("base", "adapter", "frozen_adapter"))
     parts = {

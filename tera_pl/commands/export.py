@@ -18,11 +18,11 @@ from tera_pl.analysis.merging import check_mergeable, merge
 from tera_pl.analysis.wider_dtype import largest_allowed_error, largest_difference, widened
 from tera_pl.checkpointing.atomic_writes import (
     OVERWRITE_HELP,
+    atomic_folder,
     check_target,
-    whole_folder,
-    write_whole,
+    write_atomically,
 )
-from tera_pl.checkpointing.checkpoint_io import WholeCheckpointIO
+from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
 from tera_pl.checkpointing.trained_model import TrainedModel, load_trained_model
 from tera_pl.commands.arguments import Parser, file_size
 from tera_pl.errors import RunStoppedError, UserError
@@ -67,7 +67,7 @@ def main(args: Sequence[str]) -> int:
     run = options.ckpt_path.parent.parent
     if not options.ckpt_path.is_file():
         raise UserError(f"--ckpt_path: no file {options.ckpt_path}: expected a .ckpt of a run")
-    checkpoint = WholeCheckpointIO().load_checkpoint(options.ckpt_path)
+    checkpoint = AtomicCheckpointIO().load_checkpoint(options.ckpt_path)
     # What cannot be merged is refused before any weight is loaded.
     task = load_trained_model(
         checkpoint,
@@ -77,7 +77,7 @@ def main(args: Sequence[str]) -> int:
     )
     del checkpoint
     results = read_results(run / "results.json")
-    with whole_folder(options.output, KIND, replace=options.overwrite) as folder:
+    with atomic_folder(options.output, KIND, replace=options.overwrite) as folder:
         if options.merge and task.adapter is not None:
             report = _write_merged(task, folder, run, options)
         else:
@@ -86,7 +86,7 @@ def main(args: Sequence[str]) -> int:
         task.tokenizer.save_pretrained(folder)
         write_card(folder, task, run, results, report)
         if report:
-            write_whole(folder / "export_report.json", json.dumps(report, indent=2) + "\n")
+            write_atomically(folder / "export_report.json", json.dumps(report, indent=2) + "\n")
     told = "".join(f"\n{key}: {value}" for key, value in report.items())
     sys.stdout.write(f"exported to {options.output}{told}\n")
     return 0

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tera_pl.checkpointing.atomic_writes import (
     OVERWRITE_HELP,
+    atomic_folder,
     check_target,
-    open_whole,
-    whole_folder,
+    open_atomically,
 )
 from tera_pl.commands.arguments import Parser
 from tera_pl.reporting.drawing import save
@@ -56,7 +56,7 @@ def main(args: Sequence[str]) -> int:
         for some in sets.values():
             check_same_protocol(some)
     command = shlex.join(["python", "-m", "tera_pl", "report", *args])
-    with whole_folder(options.output, KIND, replace=options.overwrite) as folder:
+    with atomic_folder(options.output, KIND, replace=options.overwrite) as folder:
         sections = [_make(some, folder) for some in sets.values()]
         write_report(folder / "report.md", command, sections, omissions)
     return 0
@@ -70,7 +70,7 @@ def _make(runs: Sequence[Run], output: Path) -> Section:
     table = make_table(groups, layout, published_for(benchmark, backbone))
     # Two base models may have the same last part: the whole name tells them apart.
     name = re.sub(r"\W+", "-", f"{benchmark} {backbone}").strip("-").lower()
-    with open_whole(output / f"{name}.csv") as file:
+    with open_atomically(output / f"{name}.csv") as file:
         file.write(to_csv(table).encode("utf-8"))
     drawings = draw_all(groups, layout.headline)
     for drawing in drawings:

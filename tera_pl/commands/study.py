@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tera_pl.checkpointing.atomic_writes import write_whole
+from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.checkpointing.markers import claim_folder
 from tera_pl.commands.arguments import Parser
 from tera_pl.errors import RunStoppedError, UserError
@@ -71,8 +71,8 @@ def main(args: Sequence[str]) -> int:
         return 128 + processes.received
     table = as_table(rows)
     if options.shard is None:
-        write_whole(output / ROWS, json.dumps(rows, indent=2) + "\n")
-        write_whole(output / TABLE, table)
+        write_atomically(output / ROWS, json.dumps(rows, indent=2) + "\n")
+        write_atomically(output / TABLE, table)
     sys.stdout.write(table)
     if failures:
         raise RunStoppedError(f"lines without a result: {'; '.join(failures)}")

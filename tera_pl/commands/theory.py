@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tera_pl.checkpointing.atomic_writes import (
     OVERWRITE_HELP,
+    atomic_folder,
     check_target,
-    open_whole,
-    whole_folder,
+    open_atomically,
 )
 from tera_pl.commands.arguments import Parser
 from tera_pl.tensor import CoreInit, FactorInit, TensorNetwork, draw, network_keys, plan_modes
@@ -73,10 +73,10 @@ def main(args: Sequence[str]) -> int:
         for name, target in targets().items()
         for order in ORDERS
     ]
-    with whole_folder(options.output, KIND, replace=options.overwrite) as folder:
+    with atomic_folder(options.output, KIND, replace=options.overwrite) as folder:
         for name, figure in (("theorem2", draw_counts()), ("theorem3", draw_errors(rows))):
             for suffix in ("png", "svg"):
-                with open_whole(folder / f"{name}.{suffix}") as file:
+                with open_atomically(folder / f"{name}.{suffix}") as file:
                     figure.savefig(file, format=suffix, dpi=150)
     sys.stdout.write(count_table() + "\n" + error_table(rows))
     return 0

@@ -69,7 +69,7 @@ def average_gradients(parameters: Iterable[nn.Parameter], mesh: DeviceMesh) -> N
             grad.copy_(part.view_as(grad))
 
 
-def whole(value: Any) -> Any:
+def full_tensor(value: Any) -> Any:
     """Gather a tensor that is in parts; all processes must ask together.
 
     Args:
@@ -90,11 +90,11 @@ def gather(model: nn.Module) -> dict[str, Any]:
     state = model.state_dict(keep_vars=True)
     for value in state.values():
         if id(value) not in gathered:
-            gathered[id(value)] = whole(value.detach()).cpu()
+            gathered[id(value)] = full_tensor(value.detach()).cpu()
     return {name: gathered[id(value)] for name, value in state.items()}
 
 
-def like(value: Tensor, parameter: Tensor) -> Tensor:
+def local_shard_like(value: Tensor, parameter: Tensor) -> Tensor:
     """Take the part of a whole tensor that this process has of a parameter.
 
     Args:
@@ -120,10 +120,10 @@ def load_trained(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     parameters = dict(module.named_parameters())
     with torch.no_grad():
         for name, value in state.items():
-            parameters[name].copy_(like(value, parameters[name]))
+            parameters[name].copy_(local_shard_like(value, parameters[name]))
 
 
-def keep_from_broadcast(module: nn.Module) -> None:
+def ignore_frozen_in_ddp(module: nn.Module) -> None:
     """Tell DDP to leave frozen weights and all buffers alone.
 
     DDP would send every weight of the base once and every buffer before each step, although each
@@ -138,7 +138,7 @@ def keep_from_broadcast(module: nn.Module) -> None:
     ignore(module, names)
 
 
-def any_process(answer: bool, device: torch.device) -> bool:
+def any_rank(answer: bool, device: torch.device) -> bool:
     """Ask all processes; those in a run of one process ask only themselves.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from tera_pl.distributed.fsdp2 import like, load_trained, whole
+from tera_pl.distributed.fsdp2 import full_tensor, load_trained, local_shard_like
 from tera_pl.errors import UserError
 
 
@@ -63,13 +63,13 @@ class ShardedStrategy(ModelParallelStrategy):
         """Gather the trained tensors, by name."""
         assert self.lightning_module is not None
         named = self.lightning_module.named_parameters()
-        return {name: whole(p.detach()).cpu() for name, p in named if p.requires_grad}
+        return {name: full_tensor(p.detach()).cpu() for name, p in named if p.requires_grad}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Gather the state of an optimizer."""
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
-        return tree_map(whole, optimizer.state_dict())
+        return tree_map(full_tensor, optimizer.state_dict())
 
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None
@@ -88,7 +88,7 @@ class ShardedStrategy(ModelParallelStrategy):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             divided = {
                 index: {
-                    name: like(value, parameters[index])
+                    name: local_shard_like(value, parameters[index])
                     if isinstance(value, Tensor) and value.shape == parameters[index].shape
                     else value
                     for name, value in entries.items()
@@ -99,7 +99,7 @@ class ShardedStrategy(ModelParallelStrategy):
             _optimizer_to_device(optimizer, self.root_device)
 
 
-def adopt(strategy: Any) -> Any:
+def prepare_strategy(strategy: Any) -> Any:
     """Replace Lightning's ModelParallelStrategy, which a configuration may name, by ours.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tera_pl.checkpointing.atomic_writes import write_whole
+from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.reporting.markup import markdown
 
 USE_ADAPTER = """    import tera_pl.adapters  # tells peft the method
@@ -67,7 +67,7 @@ def write_card(
     ]
     if report:
         parts += ["## Merging\n", _table(report)]
-    write_whole(folder / "README.md", "\n".join(parts))
+    write_atomically(folder / "README.md", "\n".join(parts))
 
 
 def _table(values: dict[str, Any]) -> str:

@@ -331,7 +331,7 @@ def _first_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def hold_updates(model: nn.Module) -> None:
+def cache_delta_weights(model: nn.Module) -> None:
     """Build the updates of adapters that can once, for many calls without training.
 
     Args:
@@ -339,15 +339,15 @@ def hold_updates(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, AdapterLayer):
-            module.hold_update()
+            module.cache_delta_weight()
 
 
-def release_updates(model: nn.Module) -> None:
-    """Forget what `hold_updates` built.
+def clear_cached_delta_weights(model: nn.Module) -> None:
+    """Forget what `cache_delta_weights` built.
 
     Args:
         model: The model.
     """
     for module in model.modules():
         if isinstance(module, AdapterLayer):
-            module.release_update()
+            module.clear_cached_delta_weight()

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from tera_pl.checkpointing.atomic_writes import open_whole
+from tera_pl.checkpointing.atomic_writes import open_atomically
 from tera_pl.reporting.groups import FULL, NAMES
 
 # Okabe and Ito's colors, told apart by color-blind readers. Their yellow is pale in print.
@@ -54,5 +54,5 @@ def save(figure: Figure, path: Path) -> None:
     with matplotlib.rc_context({"svg.hashsalt": path.name}):
         for suffix in SUFFIXES:
             metadata = {"Date": None} if suffix == "svg" else {"Software": None}
-            with open_whole(path.with_name(f"{path.name}.{suffix}")) as file:
+            with open_atomically(path.with_name(f"{path.name}.{suffix}")) as file:
                 figure.savefig(file, format=suffix, dpi=150, metadata=metadata)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tera_pl.checkpointing.atomic_writes import write_whole
+from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.reporting.figures import Drawing
 from tera_pl.reporting.groups import Group, differing
 from tera_pl.reporting.markup import code, code_block, html_text, markdown
@@ -90,7 +90,7 @@ def write_report(
         parts += ["### Settings", *_settings(section)]
     if omissions:
         parts += ["## Folders that are not in the tables", *_omitted(omissions)]
-    write_whole(path, "\n\n".join(parts) + "\n")
+    write_atomically(path, "\n\n".join(parts) + "\n")
 
 
 def _origin(command: str, sections: Sequence[Section]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from tera_pl.checkpointing.atomic_writes import write_whole
+from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.checkpointing.markers import MARKER, claim_folder, read_marker
 from tera_pl.checkpointing.run_directory import KIND as RUN
 from tera_pl.cli import COMMANDS, TeraCLI, build
@@ -222,7 +222,7 @@ def finish(run: StudyRun, processes: Processes, *, test: bool) -> dict[str, Any]
         sys.stderr.write(f"{run.folder}: begun with tera-pl {marker['version']}\n")
     with _lock(run.folder) as lock:
         settings = run.folder / "settings.yaml"
-        write_whole(settings, yaml.safe_dump(dict(run.settings), sort_keys=False))
+        write_atomically(settings, yaml.safe_dump(dict(run.settings), sort_keys=False))
         arguments = ["--config", str(settings)]
         found = _latest(run.folder)
         if "fit" not in _results(found):

@@ -31,23 +31,23 @@ from tera_pl.checkpointing.run_spec import (
 from tera_pl.checkpointing.training_state import check_training_state
 from tera_pl.config.construction import is_own, name_error
 from tera_pl.distributed.fsdp2 import (
-    any_process,
+    any_rank,
     average_gradients,
-    keep_from_broadcast,
+    ignore_frozen_in_ddp,
     shard_model,
 )
 from tera_pl.errors import RunStoppedError, UserError, is_user_error
 from tera_pl.models.backbone import (
     Backbone,
     add_adapter,
+    cache_delta_weights,
+    clear_cached_delta_weights,
     describe_base,
-    hold_updates,
     load_config,
     load_meta_model,
     load_model,
     load_tokenizer,
     prepare_training,
-    release_updates,
 )
 from tera_pl.models.fingerprint import fingerprint_frozen
 from tera_pl.models.hub import check_available, find_commit
@@ -256,7 +256,7 @@ class CausalLMTask(LightningModule):
             self.spec["data"] = describe_data(self._trainer)
             self.spec["training"] = describe_training(self._trainer)
         if self.device_mesh is None:
-            keep_from_broadcast(self)
+            ignore_frozen_in_ddp(self)
         else:
             shard_model(model, self.device_mesh["data_parallel"])
 
@@ -293,7 +293,7 @@ class CausalLMTask(LightningModule):
         # backward pass by one launch. Whoever logs or shows the loss then need not wait again.
         value = loss.detach().cpu()
         if not torch.isfinite(value):
-            self._tell_nonfinite(value, batch)
+            self._report_nonfinite(value, batch)
             return None
         self.log("train/loss", value, prog_bar=True, batch_size=num_tokens)
         return loss * self._share_of_tokens(num_tokens)
@@ -324,29 +324,29 @@ class CausalLMTask(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Build updates once for all answers."""
-        hold_updates(self.model)
+        cache_delta_weights(self.model)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the epoch."""
-        release_updates(self.model)
+        clear_cached_delta_weights(self.model)
         self._log_scores("val")
 
     def on_test_epoch_start(self) -> None:
         """Build updates once for all answers."""
-        hold_updates(self.model)
+        cache_delta_weights(self.model)
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of the epoch."""
-        release_updates(self.model)
+        clear_cached_delta_weights(self.model)
         self._log_scores("test")
 
     def on_predict_epoch_start(self) -> None:
         """Build updates once for all answers."""
-        hold_updates(self.model)
+        cache_delta_weights(self.model)
 
     def on_predict_epoch_end(self) -> None:
         """Forget them."""
-        release_updates(self.model)
+        clear_cached_delta_weights(self.model)
 
     @torch.no_grad()
     def generate(self, batch: Batch) -> list[str]:
@@ -426,7 +426,7 @@ class CausalLMTask(LightningModule):
         prompts = self.adapter is not None and self.adapter.is_prompt_learning
         return prepare(batch, packed=attention == ATTENTION and not prompts)
 
-    def _tell_nonfinite(self, loss: Tensor, batch: Batch) -> None:
+    def _report_nonfinite(self, loss: Tensor, batch: Batch) -> None:
         """Stop at a loss that is NaN or infinite, or tell that its batch is skipped."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         ids = ", ".join(data.ids_of(batch)) if hasattr(data, "ids_of") else "an unnamed batch"
@@ -446,11 +446,11 @@ class CausalLMTask(LightningModule):
         if self.device_mesh is None:
             yield
             return
-        any_process(True, self.device)
+        any_rank(True, self.device)
         yield
         if batch_idx + 1 < getattr(self.trainer, counts)[0]:
             return
-        while any_process(False, self.device):
+        while any_rank(False, self.device):
             ids = torch.full((1, 2), self.tokenizer.eos_token_id, device=self.device)
             mask = torch.ones_like(ids)
             if stage != "predict":

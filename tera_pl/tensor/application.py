@@ -20,11 +20,16 @@ from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tera_pl.errors import UserError
-from tera_pl.tensor.compute import Compute, choose_compute, keeps_update, weight_gradient_first
+from tera_pl.tensor.compute import (
+    Compute,
+    choose_compute,
+    keeps_delta_weight,
+    weight_gradient_first,
+)
 from tera_pl.tensor.network import (
     Matrices,
     TensorNetwork,
-    build_update,
+    build_delta_weight,
     kron_matmul,
     kron_matmul_left,
     kron_vectors,
@@ -235,7 +240,7 @@ class _Materialized(torch.autograd.Function):
     ) -> Tensor:
         ctx.network, rows = network, _rows(inputs)
         with _no_autocast(inputs):
-            update = build_update(network.cast(inputs.dtype), left, right)
+            update = build_delta_weight(network.cast(inputs.dtype), left, right)
             _save(ctx, inputs, left, right, update)
             return rows @ update.T
 
@@ -248,7 +253,7 @@ class _Materialized(torch.autograd.Function):
             network = ctx.network.cast(inputs.dtype)
             grads = _diagonal_grads(ctx, network, inputs, grad, left, right)
             if ctx.needs_input_grad[0]:
-                (update,) = kept or [build_update(network, left, right)]
+                (update,) = kept or [build_delta_weight(network, left, right)]
                 grad_inputs = (grad @ update).reshape(inputs.shape)
         return grad_inputs, *grads, None
 
@@ -267,7 +272,7 @@ class _FusedLinear(torch.autograd.Function):
         bias: Tensor | None,
     ) -> Tensor:
         ctx.network, ctx.weight = network, weight
-        summed = build_update(network.cast(inputs.dtype), left, right).add_(weight)
+        summed = build_delta_weight(network.cast(inputs.dtype), left, right).add_(weight)
         _save(ctx, inputs, left, right, summed)
         # The same kernel and memory layout as the frozen layer's own: with an update of zero the
         # output is the same to the bit.
@@ -280,14 +285,14 @@ class _FusedLinear(torch.autograd.Function):
         network, grad_inputs = ctx.network.cast(inputs.dtype), None
         grads = _diagonal_grads(ctx, network, inputs, grad, left, right)
         if ctx.needs_input_grad[0]:
-            (summed,) = kept or [build_update(network, left, right).add_(ctx.weight)]
+            (summed,) = kept or [build_delta_weight(network, left, right).add_(ctx.weight)]
             grad_inputs = (grad @ summed).reshape(inputs.shape)
         return grad_inputs, *grads, None, None, None
 
 
 def _save(ctx: Any, inputs: Tensor, left: Tensor, right: Tensor, matrix: Tensor) -> None:
     """Save for backward, with a matrix that was built if it takes no more than the input."""
-    keeps = not ctx.network.recompute and keeps_update(len(matrix), len(_rows(inputs)))
+    keeps = not ctx.network.recompute and keeps_delta_weight(len(matrix), len(_rows(inputs)))
     kept = [matrix] if keeps else []
     ctx.save_for_backward(inputs, left, right, *kept)
 

@@ -84,7 +84,7 @@ class NetworkShape:
         """
         cost_in, _, cost_out = self._costs()
         build = math.prod(self.ranks[: self.out_order]) * cost_in + self.in_features * cost_out
-        times = 1 if not recompute and keeps_update(self.out_features, tokens) else 2
+        times = 1 if not recompute and keeps_delta_weight(self.out_features, tokens) else 2
         products = 0 if fused else 2 * tokens * self.out_features * self.in_features
         return times * build + min(self.core_gradient_costs(tokens)) + products
 
@@ -146,7 +146,7 @@ def kron_cost(
     return cost
 
 
-def keeps_update(out_features: int, tokens: int) -> bool:
+def keeps_delta_weight(out_features: int, tokens: int) -> bool:
     """Whether a built update is kept until backward: if it is no larger than the layer's input.
 
     Args:

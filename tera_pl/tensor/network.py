@@ -220,7 +220,7 @@ def transposed(matrices: Matrices) -> Matrices:
     return [matrix if isinstance(matrix, int) else matrix.T for matrix in matrices]
 
 
-def build_update(network: TensorNetwork, left: Tensor, right: Tensor) -> Tensor:
+def build_delta_weight(network: TensorNetwork, left: Tensor, right: Tensor) -> Tensor:
     """Multiply out `L D_L G_k D_R M` for given diagonals.
 
     Args:
@@ -252,4 +252,4 @@ def contract(network: TensorNetwork) -> Tensor:
     """
     dtype = torch.promote_types(network.core.dtype, network.vectors[0].dtype)
     wide = network.cast(dtype)
-    return build_update(wide, *wide.diagonals())
+    return build_delta_weight(wide, *wide.diagonals())

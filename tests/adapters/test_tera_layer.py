@@ -195,9 +195,9 @@ def test_held_update_gives_the_same_and_leaves_the_base(
     x = torch.randn(7, 5, 30, dtype=dtype)
     with torch.no_grad():
         expected = net(x)
-        adapted.hold_update()
+        adapted.cache_delta_weight()
         held = net(x)
-        adapted.release_update()
+        adapted.clear_cached_delta_weight()
         after = net(x)
     # Sums of 30 products, of weights and of an update of like size, rounded to the type.
     bound = 30 * torch.finfo(dtype).eps * 2 * expected.abs().max()
@@ -210,7 +210,7 @@ def test_held_update_gives_the_same_and_leaves_the_base(
 def test_held_update_costs_one_product(monkeypatch: pytest.MonkeyPatch, perturb: Callable) -> None:
     net, adapted = adapt(nn.Linear(30, 24))
     perturb(net)
-    adapted.hold_update()
+    adapted.cache_delta_weight()
     calls = []
     linear = F.linear
     monkeypatch.setattr(F, "linear", lambda *args: calls.append(args[1].shape) or linear(*args))
@@ -227,14 +227,14 @@ def test_held_update_is_that_of_its_adapter(perturb: Callable) -> None:
     )
     x = torch.randn(3, 30)
     adapted.set_adapter("default")
-    adapted.hold_update()
+    adapted.cache_delta_weight()
     with torch.no_grad():
         adapted.set_adapter("b")
         other = adapted(x)
-        adapted.release_update()
+        adapted.clear_cached_delta_weight()
         assert torch.equal(other, adapted(x))
     assert peft_model is not None
-    adapted.hold_update()
+    adapted.cache_delta_weight()
     adapted.merge()
     merged = adapted(x)
     assert torch.equal(merged, adapted.base_layer(x))

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
-from tera_pl.analysis import Spectrum, iter_spectra, iter_updates, summarize
+from tera_pl.analysis import Spectrum, iter_delta_weights, iter_spectra, summarize
 from tera_pl.analysis.delta_weights import (
     adapted_layers,
     iter_singular_values,
@@ -50,7 +50,7 @@ def adapted(name, tiny_backbone):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_update_explains_the_difference_to_the_base(name, tiny_backbone):
     model = adapted(name, tiny_backbone)
-    updates = dict(iter_updates(model))
+    updates = dict(iter_delta_weights(model))
     assert len(updates) == (6 if name == "ia3" else 4)
     for layer_name, update in updates.items():
         layer = model.get_submodule(f"base_model.model.{layer_name}")
@@ -64,7 +64,7 @@ def test_update_explains_the_difference_to_the_base(name, tiny_backbone):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_singular_values_through_the_structure_are_those_of_the_update(name, tiny_backbone):
     model = adapted(name, tiny_backbone)
-    updates, spectra = dict(iter_updates(model)), dict(iter_spectra(model))
+    updates, spectra = dict(iter_delta_weights(model)), dict(iter_spectra(model))
     for layer_name, values in iter_singular_values(model):
         update = updates[layer_name].detach()
         expected = np.linalg.svd(update.double().numpy(), compute_uv=False)
@@ -125,4 +125,4 @@ def test_thin_products_are_never_multiplied_out(tiny_backbone, monkeypatch):
 def test_prompt_methods_have_no_update(tiny_backbone):
     base = AutoModelForCausalLM.from_pretrained(tiny_backbone)
     config = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
-    assert not dict(iter_updates(peft.get_peft_model(base, config)))
+    assert not dict(iter_delta_weights(peft.get_peft_model(base, config)))

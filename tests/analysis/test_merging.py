@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from tera_pl.adapters.supported import inject
 from tera_pl.analysis import iter_spectra
-from tera_pl.analysis.delta_weights import adapted_layers, layer_singular_values, layer_update
+from tera_pl.analysis.delta_weights import adapted_layers, layer_delta_weight, layer_singular_values
 from tera_pl.analysis.merging import check_mergeable, merge
 from tera_pl.analysis.wider_dtype import largest_allowed_error, largest_difference, widened
 from tera_pl.errors import RunStoppedError, UserError
@@ -90,7 +90,7 @@ def test_update_is_what_the_layer_does_less_the_pretrained_weight(name):
     for place, layer in layers.items():
         before = pretrained[place].get_base_layer().weight.detach().double()
         expected = applied_to_identity(layer) - before
-        update = layer_update(layer)
+        update = layer_delta_weight(layer)
         assert update.dtype == torch.float32
         # PiSSA and OLoRA take out of a float32 weight what they add: one rounding of it.
         torch.testing.assert_close(update.double(), expected, rtol=1e-6, atol=1e-7)
@@ -105,7 +105,7 @@ def test_update_of_a_transposed_weight(name):
     before = layer.get_base_layer().weight.detach().double().T
     expected = applied_to_identity(layer) - before
     assert expected.shape == (72, 24)
-    torch.testing.assert_close(layer_update(layer).double(), expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(layer_delta_weight(layer).double(), expected, rtol=1e-6, atol=1e-8)
 
 
 def test_ranks_are_of_the_update_and_not_of_a_rotation():
@@ -216,7 +216,7 @@ def test_an_update_that_depends_on_the_input_is_none():
     layer.lora_A["default"] = nn.Sequential(layer.lora_A["default"], nn.ReLU())
     layer.lora_A["default"].weight = layer.lora_A["default"][0].weight
     with pytest.raises(UserError, match="the update depends on the input"):
-        layer_update(layer)
+        layer_delta_weight(layer)
 
 
 def test_a_bias_that_the_model_has_no_place_for_is_not_merged():

@@ -15,7 +15,7 @@ from tera_pl.callbacks.ranks import RankLogger
 @pytest.fixture
 def log(tiny_backbone, tmp_path, monkeypatch):
     """Log the ranks of an adapter as at the end of a run; give the rows of ranks.csv."""
-    monkeypatch.setattr(ranks, "run_folder", lambda trainer: tmp_path)
+    monkeypatch.setattr(ranks, "run_directory", lambda trainer: tmp_path)
     monkeypatch.setattr(ranks, "tensorboard", lambda trainer: [])
 
     def run(config):

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from tera_pl.checkpointing.checkpoint_io import DIGESTS, WholeCheckpointIO
+from tera_pl.checkpointing.checkpoint_io import DIGESTS, AtomicCheckpointIO
 from tests.campaign.case import Case
 from tests.campaign.world import LAST, RUN, World, compare_tensors
 from tests.checkpointing.hostile import damaged_content, same
 
 # Where an exported adapter is compared, it is the quickest way to meet a checkpoint.
 COMMANDS = ["export"] * 20 + ["merge", "test", "validate", "predict", "fit"]
-IO = WholeCheckpointIO()
+IO = AtomicCheckpointIO()
 
 
 def make(rng: random.Random, folder: Path, world: World) -> Case:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tera_pl.checkpointing.atomic_writes import open_whole, whole_folder
-from tera_pl.checkpointing.checkpoint_io import WholeCheckpointIO
+from tera_pl.checkpointing.atomic_writes import atomic_folder, open_atomically
+from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
 from tera_pl.checkpointing.markers import claim_folder, mark_new_folder
 from tera_pl.errors import RunStoppedError, UserError
 
@@ -44,24 +44,24 @@ def names(folder):
 
 
 def write_folder(path, name="a", **options):
-    with whole_folder(path, "export", **options) as part:
+    with atomic_folder(path, "export", **options) as part:
         (part / name).write_text(name)
 
 
 def test_kill_leaves_the_older_file_and_the_next_write_replaces_it(tmp_path):
     path = tmp_path / "new" / "file"
-    with open_whole(path) as file:
+    with open_atomically(path) as file:
         file.write(b"older")
 
     def write():
-        with open_whole(path) as file:
+        with open_atomically(path) as file:
             file.write(b"half")
             file.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
     kill_in_the_middle(write)
     assert path.read_bytes() == b"older"
-    with open_whole(path) as file:
+    with open_atomically(path) as file:
         file.write(b"newer")
     assert path.read_bytes() == b"newer"
     left = [name for name in names(path.parent) if name != "file"]
@@ -73,11 +73,11 @@ def test_names_beside_the_target_are_nobodys_but_the_users(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "thesis").write_text("years")
     before = names(tmp_path)
-    with open_whole(tmp_path / "file") as file:
+    with open_atomically(tmp_path / "file") as file:
         file.write(b"x")
     write_folder(tmp_path / "out")
     write_folder(tmp_path / "out", replace=True)
-    with pytest.raises(KeyError), whole_folder(tmp_path / "out", "export", replace=True):
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "out", "export", replace=True):
         raise KeyError("mine")
     assert names(tmp_path) == sorted([*before, "file", "out"])
     assert all((tmp_path / name / "thesis").read_text() == "years" for name in before)
@@ -88,7 +88,7 @@ def test_kill_leaves_the_older_folder_and_the_next_write_replaces_it(tmp_path):
     write_folder(path, "older")
 
     def write():
-        with whole_folder(path, "export", replace=True) as part:
+        with atomic_folder(path, "export", replace=True) as part:
             (part / "newer").write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -155,7 +155,7 @@ def test_what_this_program_did_not_write_is_refused(tmp_path, monkeypatch):
         write_folder(tmp_path / "ours")
     with (
         pytest.raises(UserError, match="not written by this program as a report"),
-        whole_folder(tmp_path / "ours", "report", replace=True),
+        atomic_folder(tmp_path / "ours", "report", replace=True),
     ):
         pass
     assert names(tmp_path) == before
@@ -173,7 +173,7 @@ def test_a_file_that_was_added_to_our_folder_stays(tmp_path):
 
     # Added while the new folder is written: seen after the old one was moved, which goes back.
     def write():
-        with whole_folder(path, "export", replace=True) as part:
+        with atomic_folder(path, "export", replace=True) as part:
             (part / "b").write_text("b")
             (path / "late").write_text("mine")
 
@@ -188,7 +188,7 @@ def test_of_two_that_write_the_same_folder_one_is_refused(tmp_path):
     path = tmp_path / "out"
 
     def write():
-        with whole_folder(path, "export") as part:
+        with atomic_folder(path, "export") as part:
             (part / "second").write_text("x")
             with pytest.warns(UserWarning, match="is under way"):
                 write_folder(path, "first")
@@ -204,7 +204,7 @@ def test_an_empty_folder_is_filled_and_has_the_usual_permissions(tmp_path):
     expected = (tmp_path / "out").stat().st_mode
     write_folder(tmp_path / "out")
     assert (tmp_path / "out").stat().st_mode == expected
-    with open_whole(tmp_path / "file") as file:
+    with open_atomically(tmp_path / "file") as file:
         file.write(b"x")
     (tmp_path / "usual").touch()
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "usual").stat().st_mode
@@ -220,7 +220,7 @@ def test_a_folder_that_takes_no_files_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot write .*out: Permission denied"):
         write_folder(tmp_path / "out")
     with pytest.raises(UserError, match=r"cannot write .*file: Permission denied"):
-        open_whole(tmp_path / "file").__enter__()
+        open_atomically(tmp_path / "file").__enter__()
 
 
 def test_a_claim_is_for_new_and_own_folders(tmp_path, monkeypatch):
@@ -238,7 +238,7 @@ def test_a_claim_is_for_new_and_own_folders(tmp_path, monkeypatch):
 def test_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
     path, seen = tmp_path / "file", []
     monkeypatch.setattr(os, "fsync", lambda _: seen.append(path.exists()))
-    with open_whole(path) as file:
+    with open_atomically(path) as file:
         file.write(b"x")
     # The file itself under another name, then the folder that names it.
     assert seen == [False, True]
@@ -248,7 +248,7 @@ def test_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize("numbers", [1, 500, 3_000, 100_000])
 def test_full_disk_keeps_the_older_checkpoint_and_nothing_else(tmp_path, numbers):
     path = tmp_path / "last.ckpt"
-    io = WholeCheckpointIO()
+    io = AtomicCheckpointIO()
     io.save_checkpoint({"a": torch.ones(2)}, path)
     with file_limit(64), pytest.raises(RunStoppedError, match=rf"cannot write {path}: File too"):
         io.save_checkpoint({"a": torch.zeros(numbers)}, path)
@@ -258,14 +258,14 @@ def test_full_disk_keeps_the_older_checkpoint_and_nothing_else(tmp_path, numbers
 
 def test_full_disk_keeps_the_older_folder_and_names_what_failed(tmp_path):
     path = tmp_path / "adapter"
-    with whole_folder(path, "export", replace=True) as part:
+    with atomic_folder(path, "export", replace=True) as part:
         save_file({"a": torch.ones(2)}, part / "a.safetensors")
     # safetensors hides the system's number in a text.
     large = {"a": torch.zeros(1000)}
     with (
         file_limit(64),
         pytest.raises(OSError, match="File too large") as error,
-        whole_folder(path, "export", replace=True) as part,
+        atomic_folder(path, "export", replace=True) as part,
     ):
         save_file(large, part / "a.safetensors")
     assert (error.value.errno, error.value.filename) == (errno.EFBIG, str(path))
@@ -273,9 +273,9 @@ def test_full_disk_keeps_the_older_folder_and_names_what_failed(tmp_path):
 
 
 def test_other_errors_pass_and_leave_nothing(tmp_path):
-    with pytest.raises(KeyError), open_whole(tmp_path / "file"):
+    with pytest.raises(KeyError), open_atomically(tmp_path / "file"):
         raise KeyError("mine")
-    with pytest.raises(KeyError), whole_folder(tmp_path / "folder", "export"):
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "folder", "export"):
         raise KeyError("mine")
     assert not list(tmp_path.iterdir())
 
@@ -287,7 +287,7 @@ def test_checkpoint_that_is_cut_off_is_refused(tmp_path, kept):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole))])
     with pytest.raises(ValueError, match=r"last\.ckpt is cut off or damaged"):
-        WholeCheckpointIO().load_checkpoint(path)
+        AtomicCheckpointIO().load_checkpoint(path)
 
 
 def test_what_no_digest_is_of_is_damage_to_a_reader_and_an_error_to_a_writer(tmp_path):
@@ -295,11 +295,11 @@ def test_what_no_digest_is_of_is_damage_to_a_reader_and_an_error_to_a_writer(tmp
     sparse = torch.eye(2).to_sparse()
     torch.save({"a": sparse, "tera_pl_digests": {}}, path)
     with pytest.raises(ValueError, match=rf"ckpt_path: {path} is damaged"):
-        WholeCheckpointIO().load_checkpoint(path)
+        AtomicCheckpointIO().load_checkpoint(path)
     with pytest.raises(
         ValueError, match="checkpoint: a is a PosixPath: expected tensors and plain"
     ):
-        WholeCheckpointIO().save_checkpoint({"a": tmp_path}, path)
+        AtomicCheckpointIO().save_checkpoint({"a": tmp_path}, path)
 
 
 class Bomb:
@@ -311,5 +311,5 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"a": Bomb()}, "last.ckpt")
     with pytest.raises(ValueError, match="holds more than tensors and plain values"):
-        WholeCheckpointIO().load_checkpoint("last.ckpt")
+        AtomicCheckpointIO().load_checkpoint("last.ckpt")
     assert not (tmp_path / "executed").exists()

@@ -15,12 +15,19 @@ NAMES = {
     *("mkstemp", "TemporaryDirectory", "NamedTemporaryFile", "save_pretrained", "savefig"),
     *("savez", "savez_compressed", "save_file", "tofile", "to_csv", "to_json", "push_to_hub"),
     *("open", "fdopen", "save", "dump", "killpg", "kill", "remove_checkpoint", "set_state"),
-    *("open_whole", "write_whole", "whole_folder", "claim_folder", "mark_new_folder", "map"),
+    *(
+        "open_atomically",
+        "write_atomically",
+        "atomic_folder",
+        "claim_folder",
+        "mark_new_folder",
+        "map",
+    ),
 }
 # What has such a name and no file.
 OTHERS = {"map", "pool.map", "to_csv", "tensor.replace"}
 IN_OWN_FOLDER = "atomic; into a folder that carries our marker file"
-NEW_FOLDER = "fills the new temporary folder of whole_folder"
+NEW_FOLDER = "fills the new temporary folder of atomic_folder"
 READS = "opens to read"
 # (file, call): why it touches only what this program made. Counted, so that a second one shows.
 ALLOWED = {
@@ -29,7 +36,7 @@ ALLOWED = {
         "part.replace": (1, "renames the file that this process made; callers own the folder"),
         "part.unlink": (1, "the file that this process made"),
         "path.parent.mkdir": (2, "exist_ok: makes what is missing"),
-        "open_whole": (1, "in write_whole"),
+        "open_atomically": (1, "in write_atomically"),
         "tempfile.mkdtemp": (1, "unique, made by this process"),
         "new.mkdir": (1, "in the temporary folder"),
         "path.rename": (1, "after check_target; checked again where it then lies, else put back"),
@@ -47,8 +54,8 @@ ALLOWED = {
         "open": (1, "mode x: fails if there is a marker"),
     },
     "tera_pl/checkpointing/checkpoint_io.py": {
-        "open_whole": (1, IN_OWN_FOLDER),
-        "torch.save": (1, "into the file of open_whole"),
+        "open_atomically": (1, IN_OWN_FOLDER),
+        "torch.save": (1, "into the file of open_atomically"),
         "super.remove_checkpoint": (1, "remote storage: Lightning's own"),
         "unlink": (1, "a .ckpt that ModelCheckpoint saved, in its own folder: see BestCheckpoint"),
     },
@@ -60,34 +67,34 @@ ALLOWED = {
         "rows.map": (1, "a data set: writes to its own cache"),
     },
     "tera_pl/benchmarking/pipeline.py": {
-        "whole_folder": (1, "atomic; replaces what its marker names"),
-        "write_whole": (2, NEW_FOLDER),
+        "atomic_folder": (1, "atomic; replaces what its marker names"),
+        "write_atomically": (2, NEW_FOLDER),
     },
     "tera_pl/callbacks/best_adapter.py": {
-        "whole_folder": (1, "atomic; replaces what its marker names, in the run directory"),
+        "atomic_folder": (1, "atomic; replaces what its marker names, in the run directory"),
         "pl_module.model.save_pretrained": (1, NEW_FOLDER),
         "pl_module.tokenizer.save_pretrained": (1, NEW_FOLDER),
     },
     "tera_pl/callbacks/best_checkpoint.py": {
         "claim_folder": (1, "marks a missing or empty folder"),
     },
-    "tera_pl/callbacks/peft_comparison.py": {"write_whole": (2, IN_OWN_FOLDER)},
+    "tera_pl/callbacks/peft_comparison.py": {"write_atomically": (2, IN_OWN_FOLDER)},
     "tera_pl/callbacks/predictions.py": {
         "self._path.parent.mkdir": (1, "exist_ok: makes what is missing"),
         "self._path.open": (1, "appends to the file it began in the run directory"),
         "path.rename": (1, "an older predictions file of the run, to a name that is free"),
     },
     "tera_pl/callbacks/ranks.py": {
-        "open_whole": (1, IN_OWN_FOLDER),
-        "np.savez": (1, "into the file of open_whole"),
-        "write_whole": (1, IN_OWN_FOLDER),
+        "open_atomically": (1, IN_OWN_FOLDER),
+        "np.savez": (1, "into the file of open_atomically"),
+        "write_atomically": (1, IN_OWN_FOLDER),
     },
-    "tera_pl/callbacks/results.py": {"write_whole": (1, IN_OWN_FOLDER)},
+    "tera_pl/callbacks/results.py": {"write_atomically": (1, IN_OWN_FOLDER)},
     "tera_pl/checkpointing/run_directory.py": {
         "claim_folder": (1, "marks a run directory that is resumed"),
         "mark_new_folder": (1, "marks a new run directory; fails if it is marked"),
         "self.parser.dump": (1, "to a text"),
-        "write_whole": (1, IN_OWN_FOLDER),
+        "write_atomically": (1, IN_OWN_FOLDER),
     },
     "tera_pl/adapters/config.py": {"super.save_pretrained": (1, "the caller's folder: PEFT's API")},
     "tera_pl/checkpointing/resume.py": {
@@ -96,47 +103,47 @@ ALLOWED = {
     "tera_pl/config/yaml_files.py": {"path.open": (1, READS)},
     "tera_pl/reporting/runs.py": {"path.open": (1, READS)},
     "tera_pl/reporting/drawing.py": {
-        "open_whole": (1, NEW_FOLDER),
-        "figure.savefig": (1, "into the file of open_whole"),
+        "open_atomically": (1, NEW_FOLDER),
+        "figure.savefig": (1, "into the file of open_atomically"),
     },
     "tera_pl/commands/benchmark.py": {
-        "whole_folder": (1, "atomic; replaces what its marker names, with --overwrite"),
-        "write_whole": (2, NEW_FOLDER),
+        "atomic_folder": (1, "atomic; replaces what its marker names, with --overwrite"),
+        "write_atomically": (2, NEW_FOLDER),
         "save": (1, NEW_FOLDER),
     },
     "tera_pl/commands/export.py": {
-        "whole_folder": (1, "atomic; replaces what its marker names, with --overwrite"),
+        "atomic_folder": (1, "atomic; replaces what its marker names, with --overwrite"),
         "task.model.save_pretrained": (1, NEW_FOLDER),
         "task.tokenizer.save_pretrained": (1, NEW_FOLDER),
         "merged.save_pretrained": (1, NEW_FOLDER),
-        "write_whole": (1, NEW_FOLDER),
+        "write_atomically": (1, NEW_FOLDER),
     },
-    "tera_pl/export/model_card.py": {"write_whole": (1, NEW_FOLDER)},
+    "tera_pl/export/model_card.py": {"write_atomically": (1, NEW_FOLDER)},
     "tera_pl/studies/processes.py": {
         "log.open": (1, "appends to a log in the folder of a run of the study"),
         "os.killpg": (1, "a process group that this process started and has not waited for yet"),
     },
     "tera_pl/commands/report.py": {
-        "whole_folder": (1, "atomic; replaces what its marker names, with --overwrite"),
-        "open_whole": (1, NEW_FOLDER),
+        "atomic_folder": (1, "atomic; replaces what its marker names, with --overwrite"),
+        "open_atomically": (1, NEW_FOLDER),
         "save": (1, NEW_FOLDER),
     },
-    "tera_pl/reporting/text.py": {"write_whole": (1, NEW_FOLDER)},
+    "tera_pl/reporting/text.py": {"write_atomically": (1, NEW_FOLDER)},
     "tera_pl/commands/study.py": {
         "claim_folder": (1, "marks a missing or empty folder"),
-        "write_whole": (2, IN_OWN_FOLDER),
+        "write_atomically": (2, IN_OWN_FOLDER),
     },
     "tera_pl/studies/runs.py": {
         "dump": (1, "to a text"),
         "claim_folder": (1, "marks a missing or empty folder"),
-        "write_whole": (1, IN_OWN_FOLDER),
+        "write_atomically": (1, IN_OWN_FOLDER),
         "path.open": (1, READS),
         "os.open": (1, "the marker file, for a lock; nothing is written"),
     },
     "tera_pl/commands/theory.py": {
-        "whole_folder": (1, "atomic; replaces what its marker names, with --overwrite"),
-        "open_whole": (1, NEW_FOLDER),
-        "figure.savefig": (1, "into the file of open_whole"),
+        "atomic_folder": (1, "atomic; replaces what its marker names, with --overwrite"),
+        "open_atomically": (1, NEW_FOLDER),
+        "figure.savefig": (1, "into the file of open_atomically"),
     },
     "datamodules/files.py": {"gzip.open": (1, READS)},
     "datamodules/encoding.py": {

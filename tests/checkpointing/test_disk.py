@@ -10,7 +10,7 @@ import resource
 import pytest
 import torch
 
-from tera_pl.checkpointing.checkpoint_io import WholeCheckpointIO
+from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
 from tera_pl.cli import guard, main
 from tera_pl.errors import RunStoppedError
 
@@ -23,7 +23,7 @@ def full_at_save(monkeypatch):
 
     def fill(number):
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        saved, save = [], WholeCheckpointIO.save_checkpoint
+        saved, save = [], AtomicCheckpointIO.save_checkpoint
 
         def full(self, checkpoint, path, storage_options=None):
             saved.append(path)
@@ -31,11 +31,11 @@ def full_at_save(monkeypatch):
                 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
             save(self, checkpoint, path, storage_options)
 
-        monkeypatch.setattr(WholeCheckpointIO, "save_checkpoint", full)
+        monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", full)
 
         def clear():
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-            monkeypatch.setattr(WholeCheckpointIO, "save_checkpoint", save)
+            monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", save)
 
         return clear
 

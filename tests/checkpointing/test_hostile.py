@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
-from tera_pl.checkpointing.checkpoint_io import DIGESTS, WholeCheckpointIO, check_version
+from tera_pl.checkpointing.checkpoint_io import DIGESTS, AtomicCheckpointIO, check_version
 from tera_pl.cli import main
 from tera_pl.errors import UserError
 from tera_pl.tasks import CausalLMTask
@@ -18,7 +18,7 @@ from tests.checkpointing.hostile import damaged_bytes, damaged_content, same
 from tests.soak import more
 
 SOAK = more(1, times=20)
-IO = WholeCheckpointIO()
+IO = AtomicCheckpointIO()
 
 
 @pytest.fixture(scope="module")

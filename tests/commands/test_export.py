@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from tera_pl.__main__ import main
 from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
 from tera_pl.analysis.merging import merge
-from tera_pl.checkpointing.checkpoint_io import WholeCheckpointIO
+from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
 from tera_pl.cli import lightning_cli as cli
 
 pytestmark = pytest.mark.slow
@@ -237,9 +237,9 @@ def test_settings_of_an_adapter_are_plain_values_and_results_are_checked(trained
     checkpoint, output = trained("tera"), ["--output", "out"]
     capfd.readouterr()
     for changes, message in SETTINGS:
-        content = WholeCheckpointIO().load_checkpoint(checkpoint)
+        content = AtomicCheckpointIO().load_checkpoint(checkpoint)
         content["tera_pl"]["adapter"] |= changes
-        WholeCheckpointIO().save_checkpoint(content, "edited.ckpt")
+        AtomicCheckpointIO().save_checkpoint(content, "edited.ckpt")
         assert message in refusal(capfd, "--ckpt_path", "edited.ckpt", *output)
     for text, message in RESULTS:
         (tmp_path / "runs" / "run" / "version_0" / "results.json").write_text(text)

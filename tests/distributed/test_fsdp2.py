@@ -8,7 +8,7 @@ import yaml
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from safetensors.torch import load_file
 
-from tera_pl.distributed.strategy import ShardedStrategy, adopt
+from tera_pl.distributed.strategy import ShardedStrategy, prepare_strategy
 from tests.conftest import ROOT
 from tests.distributed.test_processes import answers, run
 
@@ -91,13 +91,13 @@ def shapes(state):
 
 
 def test_strategies_that_a_configuration_may_name():
-    assert adopt("ddp") == "ddp"
-    assert type(adopt(ModelParallelStrategy())) is ShardedStrategy
+    assert prepare_strategy("ddp") == "ddp"
+    assert type(prepare_strategy(ModelParallelStrategy())) is ShardedStrategy
     for older in ("fsdp", "fsdp_cpu_offload", FSDPStrategy()):
         with pytest.raises(ValueError, match=r"fsdp2\.yaml"):
-            adopt(older)
+            prepare_strategy(older)
     with pytest.raises(ValueError, match="tensor_parallel_size is 2"):
-        adopt(ModelParallelStrategy(tensor_parallel_size=2))
+        prepare_strategy(ModelParallelStrategy(tensor_parallel_size=2))
 
 
 def test_every_weight_trained_in_parts_is_written_whole(tmp_path):

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
 from tera_pl.adapters import TeraConfig
-from tera_pl.analysis.delta_weights import layer_singular_values, layer_update
+from tera_pl.analysis.delta_weights import layer_delta_weight, layer_singular_values
 from tera_pl.callbacks import ResourceMonitor
 from tera_pl.cli import main
 from tera_pl.models.backbone import add_adapter
@@ -166,23 +166,23 @@ def test_step_waits_for_the_device_once_and_multiplies_as_set(config, monkeypatc
 
 def test_products_are_in_full_where_results_are_kept(tiny_backbone, monkeypatch):
     seen = []
-    inner = network.build_update
+    inner = network.build_delta_weight
 
     def record(*args):
         seen.append(torch.get_float32_matmul_precision())
         return inner(*args)
 
-    monkeypatch.setattr(network, "build_update", record)
+    monkeypatch.setattr(network, "build_delta_weight", record)
     base = AutoModelForCausalLM.from_pretrained(tiny_backbone)
     model = peft.get_peft_model(base, TeraConfig(target_modules=["q_proj"]))
     layer = model.base_model.model.model.layers[0].self_attn.q_proj
     torch.set_float32_matmul_precision("high")
     try:
-        layer_update(layer)
+        layer_delta_weight(layer)
         layer_singular_values(layer)
         layer.merge()
         layer.unmerge()
-        layer.hold_update()
+        layer.cache_delta_weight()
         assert set(seen) == {"highest"}
         assert torch.get_float32_matmul_precision() == "high"
         with full_float32():

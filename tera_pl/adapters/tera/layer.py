@@ -57,7 +57,7 @@ class TeraLayer(AdapterLayer):
         self.tera_dropout = nn.ModuleDict()
         self.tera_config: dict[str, TeraConfig] = {}
         self.tera_networks: dict[str, tuple[TensorNetwork, list[Tensor], tuple[float, bool]]] = {}
-        # Name and matrix of what `hold_update` built.
+        # Name and matrix of what `cache_delta_weight` built.
         self._held_weight: tuple[str, Tensor] | None = None
         self._held_update: tuple[str, Tensor] | None = None
 
@@ -153,15 +153,15 @@ class TeraLayer(AdapterLayer):
         vectors = [vector.to(wide) for vector in network.vectors]
         return contract(replace(network, vectors=vectors))
 
-    def hold_update(self) -> None:
+    def cache_delta_weight(self) -> None:
         """Build the active update once, for many calls: generation then costs what the base costs.
 
         Weight and update become one matrix, as when they are merged, but the base weight stays as
         it is. A weight in 16 bits would lose what is smaller than half its last bit, so there the
         update is kept apart. The memory is that of the weight. Parameters must not change until
-        `release_update`.
+        `clear_cached_delta_weight`.
         """
-        self.release_update()
+        self.clear_cached_delta_weight()
         names = self._known(self.active_adapters)
         if len(names) != 1 or self.merged or isinstance(self.get_base_layer(), Conv1D):
             return
@@ -176,8 +176,8 @@ class TeraLayer(AdapterLayer):
                 core = self.get_tensor_network(names[0]).core
                 self._held_update = (names[0], delta.to(core.dtype))
 
-    def release_update(self) -> None:
-        """Forget what `hold_update` built."""
+    def clear_cached_delta_weight(self) -> None:
+        """Forget what `cache_delta_weight` built."""
         self._held_weight = self._held_update = None
 
     def _adapted(self, x: Tensor, names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
