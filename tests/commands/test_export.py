@@ -13,11 +13,11 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from tera_pl import cli
 from tera_pl.__main__ import main
 from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
 from tera_pl.analysis.merging import merge
 from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
-from tera_pl.cli import lightning_cli as cli
 
 pytestmark = pytest.mark.slow
 

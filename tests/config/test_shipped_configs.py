@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tera_pl.cli import main
-from tera_pl.commands import study_runs
+from tera_pl.studies import runs as study_runs
 from tera_pl.studies.definition import LEARNING_RATE, read_study
 from tests.conftest import ROOT
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tera_pl.analysis import figures, selections
+from tera_pl.reporting import figures, selections
 from tera_pl.reporting.drawing import method_style, save
 from tera_pl.reporting.groups import NAMES, group_runs
 from tera_pl.reporting.layouts import layout_for

@@ -14,9 +14,9 @@ import pytest
 import torch
 import yaml
 
+from tera_pl import cli
 from tera_pl.checkpointing.markers import MARKER, mark_new_folder
 from tera_pl.cli import guard
-from tera_pl.cli import lightning_cli as cli
 from tera_pl.commands import study
 from tera_pl.errors import RunStoppedError, UserError
 from tera_pl.studies.definition import LEARNING_RATE, read_study
@@ -422,7 +422,7 @@ PARENT = (
     LISTEN
     + """
 import os, pathlib, sys, threading
-from tera_pl.commands import processes
+from tera_pl.studies import processes
 from tera_pl.errors import RunStoppedError
 processes.COMMAND = (sys.executable, "-c", sys.argv[1])
 folder, name, *more = sys.argv[2:]
