@@ -1,26 +1,26 @@
-# Everything a newcomer needs: `make quickstart`, then `make test`.
+# The two commands of README.md: `make quickstart` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUN := runs/quickstart
 
-# Which build of torch: cuda where there is an NVIDIA driver, else cpu; once made, an environment
-# keeps its own. On a Mac both are the same wheel.
+# The build of torch: cuda where there is an NVIDIA driver, else cpu; an existing environment keeps
+# its build. On a Mac both are the same wheel.
 MADE := $(patsubst .venv/.installed-%,%,$(wildcard .venv/.installed-*))
 TORCH ?= $(or $(MADE),$(if $(shell command -v nvidia-smi),cuda,cpu))
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 LOCKS := requirements.lock requirements-$(TORCH).lock
 
-# One process per core and one thread in each: two that share cores wait for each other.
+# One process per core with one thread each: threads that share cores wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: venv quickstart lint check test soak lock lock-cpu clean
 
 venv: .venv/.installed-$(TORCH)
 
-# From nothing, with the locks' hashes and nothing else. The CPU build of torch comes first, from where
-# pip is set up to look or else from PyTorch's own index: no other package may come from there.
-# pydoclint has an environment of its own, see pyproject.toml.
+# Only packages with a hash in the locks are installed. The CPU build of torch comes first, from pip's
+# configured index or else from PyTorch's own: no other package may come from PyTorch's index.
+# pydoclint has a separate environment, see pyproject.toml.
 .venv/.installed-$(TORCH): $(LOCKS) requirements-docstrings.lock
 	@if [ -L .venv ]; then echo ".venv is a link: remove it to make an environment here"; exit 1; fi
 	$(PYTHON) -m venv --clear .venv
@@ -37,7 +37,7 @@ endif
 	$(BIN)/python -m tests.peft_suite.fetch
 	touch $@
 
-# Train TeRA on the embedded benchmark, then test the best checkpoint of that run.
+# Train TeRA on the embedded task, then test the best checkpoint of that run.
 quickstart: venv
 	$(BIN)/python -m tera_pl fit --config configs/quickstart.yaml
 	run=$$(ls -td $(RUN)/version_*/ | head -n 1); \
@@ -51,21 +51,21 @@ lint: venv
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-# What to run while working: everything but the tests marked slow. tests/README.md.
+# For use while working: everything but the tests marked slow. tests/README.md.
 check: lint
 	$(PYTEST) -m "not slow" --ignore tests/peft_suite
 
 test: lint
 	$(PYTEST)
 
-# Longer than anyone waits: every method is killed at random moments and must go on to the same bits,
-# thousands of changed configurations, random examples for every property, and all of PEFT's suite.
+# Takes hours: every method is killed at random moments and must resume to the same bits, thousands of
+# changed configurations, random examples for every property, and all of PEFT's suite.
 soak: venv
 	TERA_PL_SOAK=1 $(PYTEST) --durations=50
 
-# Resolve again; what need not change does not, but with `make lock UPGRADE=--upgrade`. One resolution,
-# laid in two files, since torch's CPU build needs none of the second. Of what is in the second, which
-# not every machine can install, the requirements are kept for tests/packaging/test_install.py.
+# Resolve again; versions change only where they must, or with `make lock UPGRADE=--upgrade`. One
+# resolution in two files: torch's CPU build needs nothing of the second. The requirements of the packages
+# in the second, which not every machine can install, are kept for tests/packaging/test_install.py.
 UV := .cache/lock/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
     --custom-compile-command "make lock" $(UPGRADE)
 REPORT := .cache/lock/bin/python -m pip --isolated install --dry-run --ignore-installed --no-deps \

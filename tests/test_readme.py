@@ -1,0 +1,50 @@
+"""The YAML and the Python of README.md and docs/usage.md, run as they stand."""
+
+import re
+
+import pytest
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from tera_pl.cli import main
+from tera_pl.studies.definition import read_study
+from tests.conftest import ROOT
+
+
+def block(page, kind):
+    (code,) = re.findall(rf"```{kind}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    return code
+
+
+def test_configuration_is_valid_and_every_value_is_used(tmp_path, monkeypatch, capsys):
+    text = block("README.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        main(["fit", "--config", "mine.yaml", "--print_config"])
+    assert error.value.code == 0
+    resolved = yaml.safe_load(capsys.readouterr().out)
+    given = yaml.safe_load(text)
+    for key, value in given["model"]["init_args"]["adapter"]["init_args"].items():
+        assert resolved["model"]["init_args"]["adapter"]["init_args"][key] == value
+    assert resolved["data"]["class_path"] == given["data"]["class_path"]
+    assert resolved["trainer"]["max_steps"] == given["trainer"]["max_steps"]
+    assert resolved["trainer"]["accelerator"] == "gpu"  # of the fragment
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/usage.md"])
+def test_tera_works_through_peft_alone(page, tiny_backbone):
+    names = {"model": AutoModelForCausalLM.from_pretrained(tiny_backbone)}
+    exec(block(page, "python"), names)
+    assert isinstance(names["model"], PeftModel)
+    assert names["model"].active_peft_config.peft_type == "TERA"
+
+
+def test_study_has_a_line_for_each_entry_and_combination(tmp_path):
+    path = ROOT / "configs" / "miniature" / "study_structured.yaml"
+    (tmp_path / "study.yaml").write_text(block("docs/usage.md", "yaml"))
+    (tmp_path / "tera.yaml").write_text((path.parent / "tera.yaml").read_text())
+    study = read_study(tmp_path / "study.yaml")
+    assert len(study.entries) == 1 + 1 + 3
