@@ -1,8 +1,7 @@
 """The common part of every benchmark: splits, tokenization, loaders."""
 
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -26,22 +25,7 @@ from datamodules.loading import (
 )
 from datamodules.records import Record
 from datamodules.special_tokens import prepare_tokenizer
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which training examples are held out for validation.
-
-    Args:
-        size: How many (paper: 120).
-        method: `random` as `datasets.Dataset.train_test_split` chooses, which LLM-Adapters uses, or
-            `tail`: the last ones after `random.shuffle`, as HiRA has it.
-        seed: Seed of the choice, apart from any other seed.
-    """
-
-    size: int = 120
-    method: Literal["random", "tail"] = "random"
-    seed: int = 42
+from datamodules.splitting import Split, hold_out
 
 
 class InstructionDataModule(LightningDataModule):
@@ -146,25 +130,7 @@ class InstructionDataModule(LightningDataModule):
         Raises:
             UserError: If there are not more records than validation examples.
         """
-        if not 1 <= self.held_out.size < len(records):
-            raise UserError(
-                f"data.split.size is {self.held_out.size}, the training data has {len(records)} "
-                "records: expected at least 1 for validation and more than that in all"
-            )
-        order = list(range(len(records)))
-        if self.held_out.method == "tail":
-            random.Random(self.held_out.seed).shuffle(order)
-            held_out = set(order[-self.held_out.size :])
-        else:
-            indices = Dataset.from_dict({"index": order})
-            parts = indices.train_test_split(
-                self.held_out.size, shuffle=True, seed=self.held_out.seed
-            )
-            held_out = set(parts["test"]["index"])
-        return (
-            [record for i, record in enumerate(records) if i not in held_out],
-            [record for i, record in enumerate(records) if i in held_out],
-        )
+        return hold_out(records, self.held_out, "data.split.size")
 
     def train_dataloader(self) -> DataLoader:
         """Training batches, shuffled unless the order of the data is part of it."""

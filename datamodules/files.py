@@ -40,7 +40,7 @@ def read_text(path: Path) -> str:
             memory of this machine.
     """
     try:
-        size = _check_regular(path)
+        size = check_regular(path)
         if size > LARGE:
             rank_zero_info(f"reading {path} ({size / 1e6:,.0f} MB)")
         data = _decompress(path, size) if path.name.endswith(".gz") else path.read_bytes()
@@ -88,8 +88,18 @@ def find_file(folder: Path, names: Sequence[str]) -> Path:
     raise UserError(f"{expected}, has {', '.join(path.name for path in found)}")
 
 
-def _check_regular(path: Path) -> int:
-    """Give the size of a file in bytes; a FIFO or a device could be read for ever."""
+def check_regular(path: Path) -> int:
+    """Check that a file can be read to its end; a FIFO or a device could be read for ever.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        UserError: If it is no regular file, or too large for the memory of this machine.
+    """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "special file")

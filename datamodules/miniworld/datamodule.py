@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from datamodules.base import InstructionDataModule, Split
+from datamodules.base import InstructionDataModule
 from datamodules.encoding import Encoding
 from datamodules.miniworld.documents import documents
 from datamodules.miniworld.questions import questions
 from datamodules.records import Record
+from datamodules.splitting import Split
 
 
 class MiniWorld(InstructionDataModule):

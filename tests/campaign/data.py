@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import Commonsense170k
-from datamodules.base import Split
+from datamodules.splitting import Split
 from tera_pl.cli import guard
 from tests.campaign.case import Case, call_command
 from tests.campaign.checkpoints import flip
