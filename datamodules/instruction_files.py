@@ -118,7 +118,7 @@ class Instructions(InstructionDataModule):
         return self._train
 
     def _read(self, sources: Sequence[Source], split: str) -> list[Record]:
-        records = []
+        records: list[Record] = []
         for source in sources:
             before = len(records)
             for place, row in read_rows(source, split):

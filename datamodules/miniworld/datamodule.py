@@ -91,6 +91,7 @@ class MiniWorldPretraining(InstructionDataModule):
             split=Split(val_size),
         )
         self.num_documents = num_documents
+        self.val_size = val_size
         self.seed = seed
 
     def train_records(self) -> list[Record]:
@@ -100,7 +101,7 @@ class MiniWorldPretraining(InstructionDataModule):
     def split(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
         """Validate on documents of another seed, so that none is taken out of the course."""
         seed = self.seed + 1
-        texts = documents(self.held_out.size, seed, curriculum=False)
+        texts = documents(self.val_size, seed, curriculum=False)
         return list(records), _as_records(texts, f"val-{seed}")
 
 
