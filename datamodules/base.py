@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from datamodules.batching import EvalCollator, TrainCollator
 from datamodules.encoding import Encoding, encode
 from datamodules.errors import UserError
+from datamodules.files import record_digests
 from datamodules.leaks import compare_with_test, count_repeats, report_repeats
 from datamodules.lengths import as_table, length_report, longest_records
 from datamodules.loading import (
@@ -89,6 +91,7 @@ class InstructionDataModule(LightningDataModule):
         self._records: dict[str, Sequence[Record]] = {}
         self._encoded: dict[str, Dataset] = {}
         self._reports: dict[str, dict[str, Any]] = {}
+        self._training_files: dict[Path, str] = {}
 
     def train_records(self) -> list[Record]:
         """Read the training data, validation included; prompts are not yet in the template."""
@@ -208,12 +211,31 @@ class InstructionDataModule(LightningDataModule):
             **({"leaks": "drop"} if self.leaks == "drop" else {}),
         }
 
+    def training_files(self) -> dict[str, str]:
+        """Identify the files that the training examples depend on, after `setup`.
+
+        Returns:
+            SHA-256 by the name of a file: its path relative to the attribute `path`, if the
+            datamodule has one and the file is in it. Files that were read without
+            `datamodules.files` or `datamodules.sources` are missing, and datasets on the Hub.
+        """
+        folder = getattr(self, "path", None)
+
+        def name(path: Path) -> str:
+            inside = folder is not None and path.is_relative_to(folder)
+            return (path.relative_to(folder) if inside else path).as_posix()
+
+        return {name(path): digest for path, digest in self._training_files.items()}
+
     def _training_data(self) -> list[Record]:
-        records = self.train_records()
+        with record_digests() as self._training_files:
+            records = self.train_records()
         self._count_repeats("train_and_val", records)
-        leaks = compare_with_test(records, self.records_to_keep_out, self.leaks)
+        with record_digests() as test_files:
+            leaks = compare_with_test(records, self.records_to_keep_out, self.leaks)
         self._reports["leaks"] = leaks
         if self.leaks == "drop":
+            self._training_files |= test_files
             records = [record for record in records if record["id"] not in leaks["found"]]
         return records
 

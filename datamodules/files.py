@@ -1,10 +1,13 @@
 """Data files: found, checked to be regular, decompressed within bounds and decoded."""
 
 import gzip
+import hashlib
 import os
 import stat
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -24,6 +27,37 @@ _KINDS = (
     (stat.S_ISCHR, "device"),
     (stat.S_ISBLK, "device"),
 )
+_digests: ContextVar[dict[Path, str] | None] = ContextVar("digests", default=None)
+
+
+@contextmanager
+def record_digests() -> Iterator[dict[Path, str]]:
+    """Collect the SHA-256 of every file that is read meanwhile: of its content, if compressed.
+
+    Yields:
+        Hexadecimal digests by path; filled while files are read.
+    """
+    found: dict[Path, str] = {}
+    token = _digests.set(found)
+    try:
+        yield found
+    finally:
+        _digests.reset(token)
+
+
+def record_digest(path: Path, data: bytes | None = None) -> None:
+    """Hash a file for `record_digests`, if that is active.
+
+    Args:
+        path: The file.
+        data: Its content, if it has been read already.
+    """
+    digests = _digests.get()
+    if digests is not None and data is not None:
+        digests[path] = hashlib.sha256(data).hexdigest()
+    elif digests is not None:
+        with path.open("rb") as file:
+            digests[path] = hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_text(path: Path) -> str:
@@ -44,6 +78,7 @@ def read_text(path: Path) -> str:
         if size > LARGE:
             rank_zero_info(f"reading {path} ({size / 1e6:,.0f} MB)")
         data = _decompress(path, size) if path.name.endswith(".gz") else path.read_bytes()
+        record_digest(path, data)
         return data.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise MissingFileError(f"cannot read {path}: {error.strerror}") from None

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from pyarrow import parquet
 
 from datamodules.errors import MissingFileError, UserError
-from datamodules.files import check_regular, read_text
+from datamodules.files import check_regular, read_text, record_digest
 from datamodules.records import read_json
 
 JSON = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
@@ -128,6 +128,7 @@ def _read_table(path: Path, delimiter: str) -> Iterator[tuple[str, Mapping[str, 
 def _read_parquet(path: Path) -> list[Mapping[str, Any]]:
     try:
         check_regular(path)
+        record_digest(path)
         return parquet.read_table(path).to_pylist()
     except FileNotFoundError as error:
         raise MissingFileError(f"cannot read {path}: {error.strerror}") from None
@@ -147,7 +148,9 @@ def _read_saved(path: Path, split: str) -> Iterator[Mapping[str, Any]]:
             raise UserError(
                 f"{path} has no split {split!r}: there are {', '.join(saved)}; give one as `split`"
             )
-        saved = saved[split]
+        saved, path = saved[split], path / split
+    for file in sorted(path.glob("*.arrow")):
+        record_digest(file)
     return iter(saved)
 
 

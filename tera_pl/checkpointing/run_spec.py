@@ -95,9 +95,11 @@ def describe_training(trainer: Any) -> dict[str, Any]:
         trainer: The trainer of the run, before its first step.
 
     Returns:
-        Plain values by name. `seed` is the one of `seed_everything`.
+        Plain values by name. `seed` is the one of `seed_everything`, `files` the SHA-256 of every
+        file of training data, if the datamodule names any.
     """
     data = trainer.datamodule
+    files = data.training_files() if hasattr(data, "training_files") else {}
     names = ("max_steps", "max_epochs", "limit_train_batches", "accumulate_grad_batches")
     return {
         "seed": torch.initial_seed(),
@@ -108,6 +110,7 @@ def describe_training(trainer: Any) -> dict[str, Any]:
         "gradient_clip_val": trainer.gradient_clip_val,
         "precision": str(trainer.precision),
         "processes": trainer.world_size,
+        **({"files": files} if files else {}),
     }
 
 

@@ -3,6 +3,7 @@
 And the same run twice: the same bits.
 """
 
+import hashlib
 import json
 import shutil
 
@@ -116,6 +117,51 @@ def test_training_goes_on_as_it_began(change, key, again, capfd):
     assert key in capfd.readouterr().err.splitlines()[-1]
     # What was trained can be tested all the same.
     assert again("validate", *change) == 0
+
+
+@pytest.fixture
+def edited(tiny_commonsense, tmp_path):
+    """Copy the data; the file to edit, and the option that uses the copy."""
+    folder = shutil.copytree(tiny_commonsense, tmp_path / "elsewhere")
+    return folder / "openbookqa", f"--data.init_args.path={folder}"
+
+
+def edit(path):
+    records = json.loads(path.read_text())
+    records[7]["instruction"] = records[7]["instruction"].replace("What", "Which")
+    path.write_text(json.dumps(records))
+
+
+def test_changed_training_file_is_refused_by_its_name_when_training_resumes(again, edited, capfd):
+    folder, option = edited
+    # Data may move, and what is tested on is no part of the training.
+    edit(folder / "test.json")
+    assert again("fit", option) == 0
+    edit(folder / "train.json")
+    capfd.readouterr()
+    assert again("fit", option) == 2
+    (error,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "training.files.openbookqa/train.json is" in error
+    for verb in ("validate", "test", "predict"):
+        assert again(verb, option) == 0
+    assert again("fit", option, f'{ALLOW}=["training.files.openbookqa/train.json"]') == 0
+
+
+def test_test_file_counts_where_its_questions_are_dropped_from_training(
+    write_tiny_config, edited, tmp_path, monkeypatch, capfd
+):
+    folder, option = edited
+    monkeypatch.chdir(tmp_path)
+    arguments = ["fit", "--config", str(write_tiny_config(tmp_path)), option]
+    arguments += ["--data.init_args.leaks=drop", "--trainer.max_steps=2"]
+    assert main(arguments) == 0
+    assert load(tmp_path, "version_0")["tera_pl"]["training"]["files"] == {
+        f"openbookqa/{name}": hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in ("train.json", "test.json")
+    }
+    edit(folder / "test.json")
+    assert main([*arguments, "--ckpt_path", "last"]) == 2
+    assert "training.files.openbookqa/test.json is" in capfd.readouterr().err
 
 
 def test_longer_training_is_let_in_by_name_with_its_own_schedule(again, tmp_path):

@@ -1,5 +1,7 @@
 """The LLM-Adapters format, small and made here, and the real files where they are."""
 
+import gzip
+import hashlib
 import json
 
 import pytest
@@ -144,6 +146,17 @@ def test_training_questions_of_the_test_set_are_named_and_dropped(tmp_path, tiny
     assert counts["train"]["examples"] + counts["val"]["examples"] == 4
     # A checkpoint of the one is not resumed with the other.
     assert dropped.describe_protocol()["leaks"] == "drop"
+
+
+def test_training_files_are_identified_by_their_content(tmp_path, tiny_backbone):
+    data = make(tmp_path, tiny_backbone)
+    path = tmp_path / "openbookqa" / "train.json"
+    content = path.read_bytes()
+    path.unlink()
+    path.with_name("train.json.gz").write_bytes(gzip.compress(content))
+    data.setup("fit")
+    expected = {"openbookqa/train.json.gz": hashlib.sha256(content).hexdigest()}
+    assert data.training_files() == expected
 
 
 def test_training_without_a_test_set_says_what_it_did_not_compare(tmp_path, tiny_backbone):

@@ -1,6 +1,7 @@
 """Own data by columns: every form of the same records gives the same examples."""
 
 import csv
+import hashlib
 import json
 import re
 from collections import Counter
@@ -56,6 +57,12 @@ def test_every_form_gives_the_same_examples(tmp_path, kind):
     assert {name: len(items) for name, items in found.items()} == {"train": 33, "val": 3, "test": 4}
     expected = {(f"{row['instruction']}\n{row['input']}".strip(), row["output"]) for row in ROWS}
     assert {item for items in found.values() for item in items} == expected
+    # A file is known by its content, a saved folder by its tables.
+    path = tmp_path / kind
+    files = [path] if path.is_file() else sorted(path.rglob("*.arrow"))
+    digests = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    assert files
+    assert data.training_files() == digests
     # The choice of what is held out does not depend on the form.
     assert (
         found["test"]
