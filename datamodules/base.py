@@ -222,8 +222,9 @@ class InstructionDataModule(LightningDataModule):
         folder = getattr(self, "path", None)
 
         def name(path: Path) -> str:
-            inside = folder is not None and path.is_relative_to(folder)
-            return (path.relative_to(folder) if inside else path).as_posix()
+            if folder is not None and path.is_relative_to(folder):
+                return path.relative_to(folder).as_posix()
+            return path.as_posix()
 
         return {name(path): digest for path, digest in self._training_files.items()}
 
