@@ -1,3 +1,3 @@
-"""A PyTorch Lightning bench for TeRA and its rivals."""
+"""Experiments with TeRA and other methods of parameter-efficient fine-tuning."""
 
 __version__ = "0.1.0"
