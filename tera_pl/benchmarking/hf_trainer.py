@@ -1,6 +1,8 @@
-"""Train a configuration as plain Hugging Face users do: Trainer, PEFT, padded rows, every logit.
+"""Train a configuration with Hugging Face Trainer and PEFT: padded batches, logits of every token.
 
-Run:  python -m tera_pl.benchmarking.hf_trainer --config X [overrides, as for fit]
+`benchmarking.pipeline` runs this module in a process of its own:
+
+    python -m tera_pl.benchmarking.hf_trainer --config X [overrides, as for fit]
 """
 
 import json
@@ -19,8 +21,8 @@ from tera_pl.errors import UserError
 from tera_pl.models.backbone import Backbone, add_adapter, load_model
 
 
-class _Clock(TrainerCallback):
-    """Seconds of training steps."""
+class _StepTimer(TrainerCallback):
+    """Sums the seconds of training steps."""
 
     seconds = 0.0
     _start = 0.0
@@ -33,7 +35,7 @@ class _Clock(TrainerCallback):
 
 
 class _Trainer(Trainer):
-    """Counts the tokens that are trained on, without padding."""
+    """Counts the tokens of the training batches, without padding."""
 
     tokens = 0
 
@@ -44,7 +46,7 @@ class _Trainer(Trainer):
 
 
 def main(args: Sequence[str]) -> int:
-    """Train with transformers' Trainer and tell what the steps took, as a last line of JSON.
+    """Train with Hugging Face Trainer and print what its steps took, as a last line of JSON.
 
     Args:
         args: `--config` and overrides, as for `fit`.
@@ -53,23 +55,23 @@ def main(args: Sequence[str]) -> int:
         0.
 
     Raises:
-        UserError: If batches have a budget of tokens.
+        UserError: If `data.init_args.tokens_per_batch` is set.
     """
     cli = build(ConfigurationCLI, ["fit", *args])
     task, data, settings = cli.model, cli.datamodule, cli.trainer_settings
     if data.tokens_per_batch is not None:
         raise UserError(
-            "data.init_args.tokens_per_batch: the Trainer's batches have a number of examples: "
-            "expected null"
+            "data.init_args.tokens_per_batch is set: Hugging Face Trainer has batches of a fixed "
+            "number of examples: expected null"
         )
     data.prepare_data()
     data.setup("fit")
-    # The library's own attention, whatever the configuration says.
+    # The default attention of transformers, whatever the configuration says.
     model = load_model(Backbone(task.backbone.path, task.backbone.revision, task.backbone.dtype))
     if task.adapter is not None:
         model = add_adapter(model, task.adapter)
     rows = data.train_dataloader().dataset
-    clock = _Clock()
+    timer = _StepTimer()
     with tempfile.TemporaryDirectory() as folder:
         trainer = _Trainer(
             model=model,
@@ -87,16 +89,16 @@ def main(args: Sequence[str]) -> int:
             ),
             train_dataset=rows.map(lambda row: {"attention_mask": [1] * len(row["input_ids"])}),
             data_collator=DataCollatorForSeq2Seq(data.tokenizer),
-            callbacks=[clock],
+            callbacks=[timer],
         )
         trainer.train()
-    told = {
+    measured = {
         "train_tokens": trainer.tokens,
-        "train_seconds": clock.seconds,
-        "tokens_per_second": trainer.tokens / clock.seconds,
+        "train_seconds": timer.seconds,
+        "tokens_per_second": trainer.tokens / timer.seconds,
         "peak_memory_bytes": peak_memory_bytes(),
     }
-    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.write(json.dumps(measured) + "\n")
     return 0
 
 

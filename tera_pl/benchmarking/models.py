@@ -1,4 +1,4 @@
-"""Models of named shapes with random weights, bare and adapted, that share their weights."""
+"""Named model shapes with random weights: a base model and adapted models that share them."""
 
 import copy
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
 
-# The shapes of decoder layers are the named models'; their number is small where it is not given,
-# for time and memory per layer do not depend on it. SmolLM2 is small enough to be whole.
+# Decoder layers have the shapes of the named models. There are NUM_LAYERS of them, unless stated:
+# ratios hardly depend on their number. SmolLM2 is small enough to have all of its layers.
 SHAPES: dict[str, dict[str, Any]] = {
     "cpu_small": {
         "hidden_size": 1024,
@@ -77,7 +77,7 @@ def build_base(shape: str, device: torch.device, dtype: torch.dtype) -> PreTrain
 
     Args:
         shape: A name of `SHAPES`.
-        device: Where to.
+        device: Device of its weights.
         dtype: Type of its weights.
 
     Returns:
@@ -94,14 +94,14 @@ def build_base(shape: str, device: torch.device, dtype: torch.dtype) -> PreTrain
 
 
 def adapt(base: PreTrainedModel, method: str) -> nn.Module:
-    """Adapt a model without a copy of its weights.
+    """Add an adapter to a model without copying its weights.
 
     Args:
-        base: The model; it stays as it is.
+        base: The base model; not changed.
         method: A name of `METHODS`.
 
     Returns:
-        An adapted model whose frozen weights are those of `base`; for full fine-tuning a copy.
+        An adapted model that shares its frozen weights with `base`; for full fine-tuning a copy.
     """
     if METHODS[method] is None:
         return copy.deepcopy(base).requires_grad_(True).train()
@@ -115,7 +115,7 @@ def adapt(base: PreTrainedModel, method: str) -> nn.Module:
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Make floating-point tensors of a type by default."""
+    """Set the default floating-point type within a block."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

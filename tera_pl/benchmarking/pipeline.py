@@ -1,9 +1,5 @@
-"""The whole pipeline beside plain Hugging Face: the same files, model and machine, in turns.
+"""Compare complete training runs with a Hugging Face Trainer baseline on the same files."""
 
-Run:  python -m tera_pl.benchmarking.pipeline --config X --peer Y --output DIR [overrides]
-"""
-
-import argparse
 import json
 import os
 import platform
@@ -17,70 +13,66 @@ from typing import Any
 
 import torch
 
-from tera_pl.checkpointing.atomic_writes import OVERWRITE_HELP, atomic_folder, write_atomically
-from tera_pl.cli import guard
-from tera_pl.errors import RunStoppedError
+from tera_pl.checkpointing.atomic_writes import atomic_folder, write_atomically
+from tera_pl.errors import RunStoppedError, UserError
 
 KIND = "pipeline benchmark"
+BASELINE = "hf_trainer"
 MEASURED = ("train_tokens", "train_seconds", "tokens_per_second", "peak_memory_bytes")
 
 
-def main(args: Sequence[str]) -> int:
-    """Train configurations by `fit` and one by transformers' Trainer, each in its own process.
-
-    Writes `pipeline.json` and a table, with ratios to the Trainer's run of the same round. What
-    is no argument of its own overrides a value in all configurations.
+def compare(
+    configs: Sequence[Path],
+    hf_trainer: Path,
+    overrides: Sequence[str],
+    rounds: int,
+    output: Path,
+    *,
+    overwrite: bool = False,
+) -> str:
+    """Train configurations by `fit` and one by Hugging Face Trainer, each in a process of its own.
 
     Args:
-        args: Arguments of the command.
+        configs: Configurations for `fit`; the stem of a file is its name in the table.
+        hf_trainer: Configuration of the baseline.
+        overrides: Arguments that override values in all of them.
+        rounds: How often each is trained.
+        output: Folder to write: `pipeline.json`, `pipeline.md` and the runs.
+        overwrite: Whether an earlier comparison's folder is replaced.
 
     Returns:
-        0.
+        The table, with ratios to the baseline of the same round.
 
     Raises:
+        UserError: If two configurations have the same name.
         RunStoppedError: If a run fails.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m tera_pl.benchmarking.pipeline", description=main.__doc__
-    )
-    parser.add_argument("--config", nargs="+", type=Path, required=True, help="for `fit`")
-    parser.add_argument("--peer", type=Path, required=True, help="for transformers' Trainer")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, required=True, help="folder of pipeline.json, .md")
-    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
-    options, overrides = parser.parse_known_args(args)
-    with atomic_folder(options.output, KIND, replace=options.overwrite) as folder:
-        table = _compare(options, overrides, folder)
-    sys.stdout.write(table)
-    return 0
-
-
-def _compare(options: argparse.Namespace, overrides: Sequence[str], output: Path) -> str:
-    """Train every configuration in turns, write what was measured, and give it as a table."""
-    rounds = []
-    progress = Progress(options.rounds * (1 + len(options.config)))
-    for number in range(options.rounds):
-        found = {"Trainer": _train_peer(options.peer, overrides)}
-        progress.report(f"round {number + 1}, Trainer", found["Trainer"])
-        folder = output / "runs" / f"round{number}"
-        for config in options.config:
-            found[config.stem] = _fit(config, overrides, folder)
-            progress.report(f"round {number + 1}, {config.stem}", found[config.stem])
-        rounds.append(found)
-    report = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, torch {torch.__version__}",
-        "threads": torch.get_num_threads(),
-        "overrides": overrides,
-        "rounds": rounds,
-    }
-    table = as_table(rounds)
-    write_atomically(output / "pipeline.json", json.dumps(report, indent=2) + "\n")
-    write_atomically(output / "pipeline.md", table)
+    names = [BASELINE, *(config.stem for config in configs)]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise UserError(
+            f"--config: two rows of the table would be {min(repeated)!r}: rename a file"
+        )
+    with atomic_folder(output, KIND, replace=overwrite) as folder:
+        progress = Progress(rounds * len(names))
+        results = [
+            _train_all(configs, hf_trainer, overrides, index, folder, progress)
+            for index in range(rounds)
+        ]
+        cores = f"{platform.machine()}, {os.cpu_count()} CPU cores"
+        report = {
+            "machine": f"{cores}, torch {torch.__version__}",
+            "threads": torch.get_num_threads(),
+            "overrides": overrides,
+            "rounds": results,
+        }
+        table = as_table(results)
+        write_atomically(folder / "pipeline.json", json.dumps(report, indent=2) + "\n")
+        write_atomically(folder / "pipeline.md", table)
     return table
 
 
 class Progress:
-    """Report finished runs on stderr, with an estimate of the time left.
+    """Report finished runs on stderr, with an estimate of the remaining time.
 
     Args:
         total: Number of runs.
@@ -96,7 +88,7 @@ class Progress:
 
         Args:
             name: Its name.
-            measured: What was measured, `tokens_per_second` among it.
+            measured: Its measurements, `tokens_per_second` among them.
         """
         self.done += 1
         left = (time.monotonic() - self._start) / self.done * (self.total - self.done)
@@ -107,14 +99,14 @@ class Progress:
 
 
 def as_table(rounds: Sequence[dict[str, dict[str, float]]]) -> str:
-    """Lay rounds out as a Markdown table: medians over rounds of the ratio within a round."""
+    """Format rounds as a Markdown table: medians over rounds of the ratio within a round."""
     lines = [
-        "| | tokens/s, ratio to the Trainer | lowest | highest | peak memory, ratio | tokens |",
+        f"| | tokens/s, ratio to {BASELINE} | lowest | highest | peak memory, ratio | tokens |",
         "|---|---|---|---|---|---|",
     ]
     for name in rounds[0]:
         speed, memory = (
-            [found[name][key] / found["Trainer"][key] for found in rounds]
+            [results[name][key] / results[BASELINE][key] for results in rounds]
             for key in ("tokens_per_second", "peak_memory_bytes")
         )
         lines.append(
@@ -124,15 +116,32 @@ def as_table(rounds: Sequence[dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _train_peer(config: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    told = _call("tera_pl.benchmarking.hf_trainer", "--config", config, *overrides)
-    return json.loads(told.rstrip().rpartition("\n")[2])
+def _train_all(
+    configs: Sequence[Path],
+    hf_trainer: Path,
+    overrides: Sequence[str],
+    index: int,
+    output: Path,
+    progress: Progress,
+) -> dict[str, dict[str, Any]]:
+    """Train the baseline and every configuration once."""
+    results = {BASELINE: _train_baseline(hf_trainer, overrides)}
+    progress.report(f"round {index + 1}, {BASELINE}", results[BASELINE])
+    for config in configs:
+        results[config.stem] = _fit(config, overrides, output / "runs" / f"round{index}")
+        progress.report(f"round {index + 1}, {config.stem}", results[config.stem])
+    return results
+
+
+def _train_baseline(config: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    printed = _call("tera_pl.benchmarking.hf_trainer", "--config", config, *overrides)
+    return json.loads(printed.rstrip().rpartition("\n")[2])
 
 
 def _fit(config: Path, overrides: Sequence[str], folder: Path) -> dict[str, Any]:
     logger = "--trainer.logger.init_args"
-    where = (f"{logger}.save_dir={folder}", f"{logger}.name={config.stem}")
-    _call("tera_pl", "fit", "--config", config, *overrides, *where)
+    location = (f"{logger}.save_dir={folder}", f"{logger}.name={config.stem}")
+    _call("tera_pl", "fit", "--config", config, *overrides, *location)
     runs = sorted((folder / config.stem).glob("version_*"), key=lambda path: path.stat().st_mtime)
     resources = json.loads((runs[-1] / "results.json").read_text())["fit"]["resources"]
     return {key: resources[key] for key in MEASURED}
@@ -140,11 +149,7 @@ def _fit(config: Path, overrides: Sequence[str], folder: Path) -> dict[str, Any]
 
 def _call(module: str, *arguments: str | Path) -> str:
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RunStoppedError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
-    return done.stdout
-
-
-if __name__ == "__main__":
-    sys.exit(guard(lambda: main(sys.argv[1:])))
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise RunStoppedError(f"{' '.join(command)} failed: {process.stderr.strip()[-500:]}")
+    return process.stdout

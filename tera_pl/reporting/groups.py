@@ -1,4 +1,4 @@
-"""Put runs together that differ in their seeds alone."""
+"""Group runs that differ only in their seeds."""
 
 import json
 from collections import defaultdict
@@ -23,19 +23,19 @@ NAMES = {
     "P_TUNING": "P-Tuning",
 }
 FULL = "full fine-tuning"
-# No value of a setting: null is one.
-UNDECIDED = object()
-# They change no weight, or all of them: the paper ranks them apart.
+# Not None, which is a value of a setting.
+NO_MAJORITY = object()
+# They change no weight, or all of them: the paper does not rank them among adapters.
 NO_ADAPTERS = {"Prompt-Tuning", "P-Tuning", FULL}
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one method whose scores may be averaged.
+    """Runs with equal settings and different seeds, whose scores may be averaged.
 
     Args:
         method: The method's name in the literature.
-        label: The name, and what sets the group apart from others of the same method.
+        label: The name, and the settings in which it differs from other groups of the method.
         runs: Its runs, one per seed.
     """
 
@@ -49,18 +49,18 @@ class Group:
         return self.runs[0].method_fields
 
     @property
-    def trained(self) -> int | None:
-        """Trained numbers, if the runs have counted them."""
+    def trainable_params(self) -> int | None:
+        """Number of trainable parameters, if the runs have counted them."""
         return self.runs[0].resources.get("trained")
 
     @property
-    def percent(self) -> float | None:
-        """The same in percent of all numbers of the model."""
+    def trainable_percent(self) -> float | None:
+        """Trainable parameters in percent of all parameters of the model."""
         return self.runs[0].resources.get("trained_percent")
 
 
 def method_of(run: Run) -> str:
-    """Name the method of a run as the literature does.
+    """Return the name of a run's method in the literature.
 
     Args:
         run: The run.
@@ -80,14 +80,14 @@ def method_of(run: Run) -> str:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Group the runs of one table: same method, same settings, any seed.
+    """Group the runs of one table by method and settings.
 
     Args:
-        runs: Runs on one benchmark and backbone, whose protocols were compared.
+        runs: Runs on one dataset and base model, whose protocols were compared.
 
     Returns:
-        The groups, in order of method and of their first run. Where a method has several, settings
-        are in the label that most of them do not share.
+        The groups, in order of method and of their first run. If a method has several groups, a
+        label lists the settings in which its group differs from most of the others.
     """
     by_method: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
@@ -95,97 +95,97 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         by_method[method_of(run)][key].append(run)
     groups = []
     for method in sorted(by_method, key=_order):
-        several = [tuple(some) for some in by_method[method].values()]
-        usual = usual_values([some[0].method_fields for some in several])
-        for some in several:
-            fields = some[0].method_fields
+        all_seeds = [tuple(seeds) for seeds in by_method[method].values()]
+        majority = majority_values([seeds[0].method_fields for seeds in all_seeds])
+        for seeds in all_seeds:
+            fields = seeds[0].method_fields
             values = [
-                f"{_short(name)}={_show(fields.get(name))}"
-                for name, value in usual.items()
-                if value is UNDECIDED or fields.get(name) != value
+                f"{_short(name)}={_format(fields.get(name))}"
+                for name, value in majority.items()
+                if value is NO_MAJORITY or fields.get(name) != value
             ]
             label = f"{method} ({', '.join(values)})" if values else method
-            groups.append(Group(method, label, some))
+            groups.append(Group(method, label, seeds))
     return groups
 
 
-def usual_values(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Find what most of several settings have where they differ.
+def majority_values(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Find the value that most runs have of every setting in which they differ.
 
     Args:
-        settings: Values by name, several times.
+        settings: Settings by name, of every run.
 
     Returns:
-        For every name whose values differ the one that more than half have, or `UNDECIDED`.
+        For every name whose values differ the one that more than half have, or `NO_MAJORITY`.
     """
-    usual = {}
-    for name, values in differing(settings).items():
-        counts = [sum(some.get(name) == value for some in settings) for value in values]
+    majority = {}
+    for name, values in differing_settings(settings).items():
+        counts = [sum(each.get(name) == value for each in settings) for value in values]
         most = max(counts)
-        usual[name] = values[counts.index(most)] if 2 * most > len(settings) else UNDECIDED
-    return usual
+        majority[name] = values[counts.index(most)] if 2 * most > len(settings) else NO_MAJORITY
+    return majority
 
 
-def differing(settings: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Find the settings that are not the same everywhere.
+def differing_settings(settings: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Find the settings in which runs differ.
 
     Args:
-        settings: Values by name, several times.
+        settings: Settings by name, of every run.
 
     Returns:
-        The different values by name, in order of first use; null where one is not set.
+        The different values by name, in order of first use; None for a run without the setting.
     """
     found: dict[str, list[Any]] = {}
-    for name in dict.fromkeys(name for some in settings for name in some):
+    for name in dict.fromkeys(name for each in settings for name in each):
         values: list[Any] = []
-        for some in settings:
-            if some.get(name) not in values:
-                values.append(some.get(name))
+        for each in settings:
+            if each.get(name) not in values:
+                values.append(each.get(name))
         if len(values) > 1:
             found[name] = values
     return found
 
 
 def protocol_differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """Find what makes the scores of runs not comparable.
+    """Find the fields that make the scores of runs incomparable.
 
     Args:
-        runs: Runs on one benchmark and backbone.
+        runs: Runs on one dataset and base model.
 
     Returns:
-        Fields of protocol, data and base model with their different values.
+        Fields of evaluation protocol, data and base model with their different values.
     """
-    return differing([run.protocol_fields for run in runs])
+    return differing_settings([run.protocol_fields for run in runs])
 
 
 def check_same_protocol(runs: Sequence[Run]) -> None:
-    """Refuse to put scores of different protocols into one table.
+    """Check that the scores of runs may stand in one table.
 
     Args:
-        runs: Runs on one benchmark and backbone.
+        runs: Runs on one dataset and base model.
 
     Raises:
-        UserError: If they differ in more than method and seed; it names the fields, their values,
-            and a run on either side.
+        UserError: If their evaluation protocols differ; it names the fields, their values, and two
+            runs that differ.
     """
     found = protocol_differences(runs)
     if not found:
         return
-    fields = "; ".join(f"{k}: {' | '.join(map(_show, values))}" for k, values in found.items())
+    fields = "; ".join(f"{k}: {' | '.join(map(_format, values))}" for k, values in found.items())
     name = next(iter(found))
     first = runs[0]
     other = next(
         run for run in runs if run.protocol_fields.get(name) != first.protocol_fields.get(name)
     )
     raise UserError(
-        f"{first.benchmark} on {first.backbone}: runs of different protocols are not averaged: "
-        f"{fields} (for example {first.path} and {other.path}): report them apart, or pass "
-        "--allow_mixed"
+        f"{first.dataset} on {first.backbone}: runs of different protocols are not averaged: "
+        f"{fields} (for example {first.path} and {other.path}): report them "
+        "separately, or pass --allow_mixed"
     )
 
 
 def _order(method: str) -> tuple[int, str]:
-    """Prompt methods first, TeRA last, as in the paper's tables."""
+    """Sort prompt methods first and TeRA last, as in the paper's tables."""
     if method in NO_ADAPTERS:
         return (0, method)
     return (2 if method.startswith("TeRA") else 1, method)
@@ -195,6 +195,6 @@ def _short(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _show(value: Any) -> str:
+def _format(value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return repr(text) if "\n" in text else text

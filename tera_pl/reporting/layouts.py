@@ -1,4 +1,4 @@
-"""Which scores a table of a benchmark shows."""
+"""The scores that the table of a dataset shows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ from tera_pl.reporting.runs import Run
 
 @dataclass(frozen=True)
 class Column:
-    """One score.
+    """One column of a table.
 
     Args:
         name: Its name among published scores.
-        title: What the table calls it.
-        parts: The scores of a test that it is the mean of.
-        factor: What makes it percent.
+        title: Its title in the table.
+        scores: Names of the test scores whose mean it is.
+        factor: Factor that converts it to percent.
     """
 
     name: str
     title: str
-    parts: tuple[str, ...]
+    scores: tuple[str, ...]
     factor: float = 100.0
 
-    def of(self, run: Run) -> float | None:
-        """Give the score of a run in percent, or null if any part of it is missing."""
-        found = [run.scores.get(part) for part in self.parts]
+    def value(self, run: Run) -> float | None:
+        """Compute the score of a run in percent, or None if one of the scores is missing."""
+        found = [run.scores.get(name) for name in self.scores]
         values = [value for value in found if value is not None]
         if not values or len(values) < len(found):
             return None
@@ -33,13 +33,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a table shows.
+    """Columns of a table and the score of figures.
 
     Args:
         title: Its title.
         columns: Its columns.
         headline: The score that figures show.
-        decimals: Digits behind the point.
+        decimals: Digits after the decimal point.
     """
 
     title: str
@@ -48,17 +48,17 @@ class Layout:
     decimals: int = 2
 
 
-def layout_for(benchmark: str, runs: Sequence[Run]) -> Layout:
-    """Choose the columns of a benchmark.
+def layout_for(dataset: str, runs: Sequence[Run]) -> Layout:
+    """Choose the layout of a dataset.
 
     Args:
-        benchmark: Class name of the benchmark.
-        runs: Its runs, which name the scores of a benchmark that the paper does not have.
+        dataset: Class name of the datamodule.
+        runs: Its runs, whose scores are the columns of a dataset that the paper does not use.
 
     Returns:
         The layout of the paper's table 2, 3 or 4, or accuracies by sub-task.
     """
-    return _LAYOUTS[benchmark] if benchmark in _LAYOUTS else _generic(benchmark, runs)
+    return _LAYOUTS[dataset] if dataset in _LAYOUTS else _generic(dataset, runs)
 
 
 def _accuracy(name: str, title: str) -> Column:
@@ -66,21 +66,21 @@ def _accuracy(name: str, title: str) -> Column:
 
 
 def _mean(columns: Sequence[Column], title: str) -> Column:
-    parts = tuple(part for column in columns for part in column.parts)
-    return Column("average", title, parts, columns[0].factor)
+    scores = tuple(name for column in columns for name in column.scores)
+    return Column("average", title, scores, columns[0].factor)
 
 
-def _generic(benchmark: str, runs: Sequence[Run]) -> Layout:
+def _generic(dataset: str, runs: Sequence[Run]) -> Layout:
     names = list(dict.fromkeys(name for run in runs for name in run.scores))
     tasks = [n.removeprefix("accuracy/") for n in names if n.startswith("accuracy/")]
     if "accuracy" in names:
         headline = Column("accuracy", "accuracy", ("accuracy",))
         columns = (headline, *(_accuracy(task, task) for task in tasks))
     else:
-        # Whatever there is, as it is.
+        # All scores, unscaled.
         columns = tuple(Column(name, name, (name,), 1.0) for name in names)
         headline = columns[0]
-    return Layout(f"{benchmark}: test scores", columns, headline, 1 if tasks else 2)
+    return Layout(f"{dataset}: test scores", columns, headline, 1 if tasks else 2)
 
 
 _TABLE_2 = tuple(

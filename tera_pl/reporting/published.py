@@ -1,4 +1,4 @@
-"""Scores that papers have published, to be shown beside those of runs."""
+"""Published scores, shown beside those of runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from tera_pl.reporting.groups import Group
 
 @dataclass(frozen=True)
 class Published:
-    """What a source states of one method.
+    """Published scores of one method.
 
     Args:
-        benchmark: Class name of the benchmark.
-        backbone: Last part of a path that is its base model.
-        method: The method's name.
-        targets: Modules that are adapted; empty for prompt methods.
-        r: Rank, or null where the source names none.
-        source: Where the scores are printed.
-        derived: How they follow from what is printed, or null.
+        dataset: Class name of the datamodule.
+        backbone: Last component of the base model's path.
+        method: Name of the method.
+        targets: Adapted modules; empty for prompt methods.
+        r: Rank, or None if the source states none.
+        source: Paper and table.
+        derived: How the scores follow from those that the source prints, or None.
         scores: In percent, by name.
     """
 
-    benchmark: str
+    dataset: str
     backbone: str
     method: str
     targets: frozenset[str]
@@ -46,7 +46,7 @@ class Published:
         return f"{self.method} ({details})" if details else self.method
 
     def describes(self, group: Group) -> bool:
-        """Tell whether the runs of a group have this method, rank and these modules."""
+        """Check whether the runs of a group have this method, rank and adapted modules."""
         rank = group.fields.get("adapter.r")
         targets = group.fields.get("adapter.target_modules", [])
         return (
@@ -56,18 +56,18 @@ class Published:
         )
 
 
-def published_for(benchmark: str, backbone: str) -> list[Published]:
-    """Give the published scores of a benchmark with a base model.
+def published_for(dataset: str, backbone: str) -> list[Published]:
+    """Return the published scores of a dataset with a base model.
 
     Args:
-        benchmark: Class name of the benchmark.
-        backbone: Folder or Hub id of the base model; its last part decides.
+        dataset: Class name of the datamodule.
+        backbone: Folder or Hub id of the base model; its last component decides.
 
     Returns:
-        One entry per method and setting; empty for a base model of no paper.
+        One entry per method and setting; empty for a base model without any.
     """
     name = PurePath(backbone).name
-    return [row for row in _read() if (row.benchmark, row.backbone) == (benchmark, name)]
+    return [row for row in _read() if (row.dataset, row.backbone) == (dataset, name)]
 
 
 @cache
@@ -80,9 +80,9 @@ def _read() -> tuple[Published, ...]:
 def _entry(row: Mapping[str, Any], content: Mapping[str, Any]) -> Published:
     scores = row["scores"]
     if isinstance(scores, list):
-        scores = dict(zip(content["scores"][row["benchmark"]], scores, strict=True))
+        scores = dict(zip(content["scores"][row["dataset"]], scores, strict=True))
     return Published(
-        benchmark=row["benchmark"],
+        dataset=row["dataset"],
         backbone=content["backbones"][row["backbone"]],
         method=row["method"],
         targets=frozenset(content["targets"].get(row.get("targets"), [])),

@@ -1,4 +1,4 @@
-"""Read results.json, which may be damaged or come from elsewhere."""
+"""Read and validate results.json."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from tera_pl.errors import UserError
 
-# Sections of results.json; what a tested run has in its settings, as examples of their types.
+# Sections of results.json, and the settings of a tested run as examples of their types.
 _STAGES = ("fit", "validate", "test")
 _SETTINGS = {
     "data": {"class": ""},
@@ -27,10 +27,10 @@ def read_results(path: Path) -> dict[str, Any]:
         path: The file.
 
     Returns:
-        Its content; nothing if there is no such file.
+        Its content; empty if the file is missing.
 
     Raises:
-        UserError: If the file is damaged or is not the results of a run.
+        UserError: If the file is damaged or does not hold the results of a run.
     """
     if not path.exists():
         return {}
@@ -42,7 +42,7 @@ def read_results(path: Path) -> dict[str, Any]:
         name: {} for name in (*_STAGES, "settings", "environment") if name in results
     }
     if "test" in expected:
-        # What was tested is compared and drawn: all of its settings are needed.
+        # Tested runs are compared and drawn, which needs all of these settings.
         expected |= {"test": {"scores": {}}, "settings": _SETTINGS}
     check_form(results, expected, path, "it")
     for stage in _STAGES:
@@ -59,14 +59,14 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def check_form(found: Any, expected: Any, path: Path, where: str) -> None:
-    """Check that nested values have the keys and types of others.
+    """Check that nested values have the expected keys and types.
 
     Args:
         found: Values from a file.
-        expected: What keys there must be, with examples of their types: a mapping, a text, or null
-            for a mapping or null. Other keys are not looked at.
+        expected: Required keys with examples of their types: a mapping, a text, or None for a
+            mapping or null. Other keys are not checked.
         path: The file.
-        where: Place of the values in it.
+        where: Location of the values in it.
 
     Raises:
         UserError: If a key is missing or a value has another type.
@@ -81,5 +81,5 @@ def check_form(found: Any, expected: Any, path: Path, where: str) -> None:
 
 
 def damaged(path: Path, reason: str) -> UserError:
-    """Make the error for a damaged file of a run."""
+    """Return the error for a damaged file of a run."""
     return UserError(f"{path} is damaged: {reason}: restore it, or move its folder away")

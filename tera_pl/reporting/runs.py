@@ -1,4 +1,4 @@
-"""Read the folders of finished runs."""
+"""Read run directories."""
 
 import csv
 import json
@@ -14,12 +14,12 @@ from tera_pl.config.yaml_files import read_yaml
 from tera_pl.errors import UserError
 from tera_pl.reporting.result_files import check_form, damaged, read_results
 
-# What a seed changes and nothing else does: no setting of a method.
+# Settings that differ between seeds of one method.
 SEED_FIELDS = {"adapter.seed", "adapter.frozen_sha256", "adapter.projection_prng_key"}
-# Where things lie and how fast they are read: no part of a protocol.
-_PLACES = {"path", "num_workers", "tokenizer", "tokenizer_revision", "eval_batch_size"}
-# Described by `settings.protocol` already.
-_DESCRIBED = {"encoding", "split", "protocol"}
+# Locations and loading speed, which are no part of the evaluation protocol.
+_LOCATIONS = {"path", "num_workers", "tokenizer", "tokenizer_revision", "eval_batch_size"}
+# `settings.protocol` has them.
+_IN_PROTOCOL = {"encoding", "split", "protocol"}
 _BATCHES = ("batch_size", "tokens_per_batch")
 _TRAINING = (
     "max_steps",
@@ -37,13 +37,13 @@ _TRAINING = (
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was tested.
+    """A tested run.
 
     Args:
-        path: Its folder.
+        path: Its run directory.
         results: Content of `results.json`.
         config: Content of `config.yaml`; empty if there is none.
-        test_config: Content of `config_test.yaml`: what the test was run with.
+        test_config: Content of `config_test.yaml`, the configuration of the test.
     """
 
     path: Path
@@ -53,12 +53,12 @@ class Run:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What the scores were reached with."""
+        """Settings of the run that scored."""
         return self.results["settings"]
 
     @property
-    def benchmark(self) -> str:
-        """Name of the datamodule's class, for example `Commonsense170k`."""
+    def dataset(self) -> str:
+        """Class name of the datamodule, for example `Commonsense170k`."""
         return str(self.settings["data"]["class"]).rpartition(".")[2]
 
     @property
@@ -68,25 +68,25 @@ class Run:
 
     @property
     def seed(self) -> tuple[Any, Any]:
-        """Seed of the run and, where there is one, of the frozen tensors."""
+        """Seed of the run and, if the method has one, of its frozen tensors."""
         adapter = self.settings["adapter"] or {}
         frozen = adapter.get("seed", adapter.get("projection_prng_key"))
         return self.config.get("seed_everything"), frozen
 
     @property
     def scores(self) -> dict[str, float]:
-        """Scores of the test by name, without `test/`; those that are no number are left out."""
+        """Finite scores of the test by name, without `test/`."""
         found = self.results["test"]["scores"]
         return {k.removeprefix("test/"): v for k, v in found.items() if math.isfinite(v)}
 
     @property
     def resources(self) -> Mapping[str, Any]:
-        """Counts and costs of training; empty if only the test is there."""
+        """Counts and costs of training; empty if the run was only tested."""
         return self.results.get("fit", {}).get("resources", {})
 
     @cached_property
     def method_fields(self) -> dict[str, Any]:
-        """Settings of adapter, optimizer and training that are no seed, by dotted name."""
+        """Settings of adapter, optimizer and training except for seeds, by dotted name."""
         adapter = flatten({"adapter": self.settings["adapter"] or {"peft_type": None}})
         trainer = self.config.get("trainer", {})
         training = {key: trainer.get(key) for key in _TRAINING}
@@ -103,9 +103,9 @@ class Run:
 
     @cached_property
     def protocol_fields(self) -> dict[str, Any]:
-        """What makes scores comparable, by dotted name: data, template, decoding, metric, base.
+        """Evaluation protocol, data and base model, by dotted name.
 
-        The name of a preset is none of it: what it sets is.
+        The values that a preset sets count, its name does not.
         """
         data, tested = _data_fields(self.config), _data_fields(self.test_config)
         limit = self.test_config.get("trainer", {}).get("limit_test_batches")
@@ -117,7 +117,7 @@ class Run:
                 "data": data,
                 "test": {
                     "data": tested if tested != data else None,
-                    # Null and 1.0 are the whole split; the integer 1 is one batch.
+                    # None and 1.0 are the complete split; the integer 1 is one batch.
                     "limit_test_batches": None if repr(limit) == "1.0" else limit,
                 },
                 "backbone": {key: backbone.get(key) for key in ("path", "revision", "dtype")},
@@ -125,13 +125,13 @@ class Run:
         )
 
     @property
-    def lost(self) -> dict[str, str]:
+    def missing_scores(self) -> dict[str, str]:
         """Scores that the test could not compute, with the reasons."""
         return self.results["test"].get("missing_scores", {})
 
     @cached_property
     def ranks(self) -> list[dict[str, str]]:
-        """Rows of `ranks.csv` with ranks at the last step that was logged; empty without a file."""
+        """Rows of `ranks.csv` with a rank at the last logged step; empty without a file."""
         path = self.path / "ranks.csv"
         if not path.exists():
             return []
@@ -150,9 +150,9 @@ class Run:
             tag: Its name in TensorBoard, for example `val/loss`.
 
         Returns:
-            Step and value, in order of the steps; empty if it was never logged.
+            Step and value, in order of steps; empty if it was never logged.
         """
-        # Slow to import, and needed by one figure.
+        # Slow to import, and used by one figure only.
         from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]
             event_accumulator,
         )
@@ -166,11 +166,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Omission:
-    """A folder whose scores are not in the report.
+    """A run that is not in the tables.
 
     Args:
-        path: The folder.
-        reason: Why.
+        path: Its folder.
+        reason: Why it is omitted.
     """
 
     path: Path
@@ -178,17 +178,17 @@ class Omission:
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[Omission]]:
-    """Read every run below some folders.
+    """Read every run below several folders.
 
     Args:
-        folders: Folders of runs, or folders that hold such at any depth.
+        folders: Run directories, or folders that contain them at any depth.
 
     Returns:
-        The runs that were tested, and what else was found: failed, unfinished and untested runs,
-        and those that a later run of the same settings and seed replaces.
+        The tested runs, and the omitted ones: failed, unfinished and untested runs, and those that
+        a later run with the same settings and seed replaces.
 
     Raises:
-        UserError: If a folder is missing or there is no tested run in any.
+        UserError: If a folder is missing or none contains a tested run.
     """
     runs: list[Run] = []
     omissions: list[Omission] = []
@@ -209,11 +209,11 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[Omission]]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Give nested settings by dotted names; what is null or empty counts as not set.
+    """Flatten nested settings to dotted names, without values that are None or empty.
 
     Args:
         values: Settings.
-        prefix: What every name begins with.
+        prefix: Prefix of every name.
 
     Returns:
         Values by name.
@@ -235,10 +235,10 @@ def _find(folders: Sequence[Path]) -> set[Path]:
     found: set[Path] = set()
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"RUNS: no folder {folder}: expected folders that hold runs")
+            raise UserError(f"RUNS: no folder {folder}: expected folders that contain runs")
         for name in ("results.json", "config.yaml"):
             found |= {file.parent for file in folder.rglob(name)}
-        # A study leaves the output of a run that failed before it had a folder.
+        # A run of a study that failed before it had a run directory has left its log.
         logs = {file.parent for file in folder.rglob("fit.log")}
         found |= {path for path in logs if not any(run.parent == path for run in found)}
     return found
@@ -267,26 +267,26 @@ def _init_args(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _data_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    ignored = _PLACES | _DESCRIBED | set(_BATCHES)
+    ignored = _LOCATIONS | _IN_PROTOCOL | set(_BATCHES)
     return {k: v for k, v in _init_args(config).items() if k not in ignored}
 
 
 def _keep_latest(runs: Sequence[Run]) -> tuple[list[Run], list[Omission]]:
-    """Count a seed once: of runs that differ in nothing, the last folder is kept."""
+    """Count a seed once: of runs with equal settings and seed, the last folder is kept."""
     latest: dict[str, Run] = {}
     replaced = []
     for run in runs:
         key = json.dumps(
-            [run.benchmark, run.seed, run.method_fields, run.protocol_fields], sort_keys=True
+            [run.dataset, run.seed, run.method_fields, run.protocol_fields], sort_keys=True
         )
         if key in latest:
             older = latest[key].path
-            replaced.append(Omission(older, f"same settings and seed as {run.path}, which counts"))
+            replaced.append(Omission(older, f"same settings and seed as the later {run.path}"))
         latest[key] = run
     return list(latest.values()), replaced
 
 
 def _natural(path: Path) -> list[tuple[int, int | str]]:
-    """Sort key that puts version_10 after version_9."""
+    """Return a sort key that puts version_10 after version_9."""
     parts = re.split(r"(\d+)", str(path))
     return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]

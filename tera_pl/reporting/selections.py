@@ -1,4 +1,4 @@
-"""What figures show of groups of runs."""
+"""Select and average the data that figures show."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,22 @@ from tera_pl.reporting.groups import Group
 from tera_pl.reporting.layouts import Column
 from tera_pl.reporting.runs import Run
 
-SIDES = ("out_modes", "in_modes")
+MODE_FIELDS = ("out_modes", "in_modes")
 
 
 class NoDataError(ValueError):
-    """The runs lack what a figure shows."""
+    """The runs lack the data of a figure."""
 
 
 def scores_of(group: Group, column: Column) -> list[float]:
-    """Give a score of every run, or nothing where one lacks it."""
-    found = [column.of(run) for run in group.runs]
-    known = [score for score in found if score is not None]
-    return known if len(known) == len(found) else []
+    """Return the score of every run of a group, or an empty list if a run lacks it."""
+    scores = [column.value(run) for run in group.runs]
+    known = [score for score in scores if score is not None]
+    return known if len(known) == len(scores) else []
 
 
 def best_groups(groups: Sequence[Group], headline: Column) -> list[Group]:
-    """Give the best-scoring group of every method that has a score."""
+    """Return the best-scoring group of every method that has a score."""
     best: dict[str, Group] = {}
     for group in groups:
         scores = scores_of(group, headline)
@@ -36,8 +36,8 @@ def best_groups(groups: Sequence[Group], headline: Column) -> list[Group]:
     return list(best.values())
 
 
-def tensorizations(groups: Sequence[Group], headline: Column) -> dict[str, Group]:
-    """Give the groups of TeRA that differ in their modes alone.
+def tensorizations_of(groups: Sequence[Group], headline: Column) -> dict[str, Group]:
+    """Select the groups of TeRA that differ only in their modes.
 
     The learning rate may differ too, since it is searched for each tensorization.
 
@@ -46,42 +46,43 @@ def tensorizations(groups: Sequence[Group], headline: Column) -> dict[str, Group
         headline: The score by which one of several learning rates is chosen.
 
     Returns:
-        Groups by their modes, as `output x input`. Of several such sets, that with the most.
+        Groups by their modes, as `output x input`. Of several such sets the largest.
     """
     sets: dict[str, dict[str, list[Group]]] = defaultdict(lambda: defaultdict(list))
     for group in groups:
         if group.method == "TeRA":
-            ignored = (*SIDES, "optimizer.lr")
-            rest = {k: v for k, v in group.fields.items() if not k.endswith(ignored)}
-            sets[str(rest)][_modes(group)].append(group)
-    most = max(sets.values(), key=len, default={})
-    return {modes: _best(most[modes], headline) for modes in sorted(most)}
+            ignored = (*MODE_FIELDS, "optimizer.lr")
+            shared = {k: v for k, v in group.fields.items() if not k.endswith(ignored)}
+            sets[str(shared)][_modes(group)].append(group)
+    largest = max(sets.values(), key=len, default={})
+    return {modes: _best(largest[modes], headline) for modes in sorted(largest)}
 
 
-def several(splits: Mapping[str, Group]) -> Mapping[str, Group]:
-    """Give tensorizations back, or raise that there is nothing to compare."""
-    if len(splits) < 2:
+def check_comparable(tensorizations: Mapping[str, Group]) -> Mapping[str, Group]:
+    """Return tensorizations unchanged, or raise if there are fewer than two."""
+    if len(tensorizations) < 2:
         raise NoDataError("fewer than two tensorizations of TeRA with otherwise equal settings")
-    return splits
+    return tensorizations
 
 
 def order_of(modes: str) -> int | None:
-    """Give the number of modes of a tensorization, or null where its runs do not tell.
+    """Parse the order of a tensorization.
 
     Args:
-        modes: Its name, from `tensorizations`.
+        modes: Its modes, a key of `tensorizations_of`.
 
     Returns:
-        N of the paper.
+        The number of modes, N of the paper, or None if it is not the same for all layers or the
+        runs do not state it.
     """
-    counts = [side.count(",") + 1 if "[" in side else side for side in modes.split(" x ")]
+    counts = [part.count(",") + 1 if "[" in part else part for part in modes.split(" x ")]
     return sum(map(int, counts)) if all(str(count).isdecimal() for count in counts) else None
 
 
 def identity_pairs(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
-    """Give TeRA and TeRA_iden of otherwise equal settings, or raise that there are none."""
+    """Return pairs of TeRA and TeRA_iden with otherwise equal settings; raise without any."""
 
-    def rest(group: Group) -> dict[str, Any]:
+    def shared(group: Group) -> dict[str, Any]:
         return {k: v for k, v in group.fields.items() if k != "adapter.factor_init"}
 
     pairs = [
@@ -89,7 +90,7 @@ def identity_pairs(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
         for plain in groups
         for identity in groups
         if (plain.method, identity.method) == ("TeRA", "TeRA_iden")
-        and rest(plain) == rest(identity)
+        and shared(plain) == shared(identity)
     ]
     if not pairs:
         raise NoDataError("no pair of TeRA and TeRA_iden with otherwise equal settings")
@@ -103,29 +104,29 @@ def mean_ranks(group: Group) -> dict[str, tuple[list[float], int]]:
         group: Runs of one method.
 
     Returns:
-        By module: the rank of every layer, in their order, and the largest possible one.
+        By module: the rank of every layer, in order of layers, and the largest possible rank.
     """
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    ranks: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     largest: dict[str, int] = {}
     for run in group.runs:
         for row in run.ranks:
-            found[row["module"]][row["layer"]].append(float(row["rank"]))
+            ranks[row["module"]][row["layer"]].append(float(row["rank"]))
             largest[row["module"]] = int(row["max_rank"])
     return {
         module: ([mean(values) for values in layers.values()], largest[module])
-        for module, layers in found.items()
+        for module, layers in ranks.items()
     }
 
 
 def mean_curve(runs: Sequence[Sequence[tuple[int, float]]]) -> tuple[list[int], list[float]]:
-    """Average curves at the steps that all of them have; give steps and means."""
+    """Average curves at the steps that all of them have; return steps and means."""
     by_step = [dict(points) for points in runs]
     steps = sorted(set.intersection(*(set(points) for points in by_step)))
     return steps, [mean([points[step] for points in by_step]) for step in steps]
 
 
 def mean_spectra(run: Run) -> dict[str, np.ndarray]:
-    """Average singular values, over the largest one, over the layers of each module."""
+    """Average singular values, each divided by the largest, over the layers of each module."""
     path = run.path / "singular_values.npz"
     if not path.exists():
         return {}
@@ -136,22 +137,22 @@ def mean_spectra(run: Run) -> dict[str, np.ndarray]:
             if values.size and values[0] > 0:
                 layers[name.rpartition(".")[2]].append(values / values[0])
     return {
-        module: np.mean([v[: min(map(len, some))] for v in some], axis=0)
-        for module, some in layers.items()
+        module: np.mean([v[: min(map(len, spectra))] for v in spectra], axis=0)
+        for module, spectra in layers.items()
     }
 
 
 def _best(groups: Sequence[Group], headline: Column) -> Group:
-    """Give the group with the best score, or the first where none has one."""
+    """Return the group with the best score, or the first if none has a score."""
     return max(groups, key=lambda group: mean(scores_of(group, headline) or [float("-inf")]))
 
 
 def _modes(group: Group) -> str:
-    sides = [group.fields.get(f"adapter.{side}", "?") for side in SIDES]
-    name = " x ".join(str(side).replace(" ", "") for side in sides)
+    modes = [group.fields.get(f"adapter.{field}", "?") for field in MODE_FIELDS]
+    name = " x ".join(str(value).replace(" ", "") for value in modes)
     patterns = {
         k.removeprefix("adapter.modes_pattern."): v
         for k, v in group.fields.items()
-        if k.startswith("adapter.modes_pattern.") and k.endswith(SIDES)
+        if k.startswith("adapter.modes_pattern.") and k.endswith(MODE_FIELDS)
     }
-    return name + "".join(f" {key}={modes}" for key, modes in patterns.items())
+    return name + "".join(f" {key}={value}" for key, value in patterns.items())

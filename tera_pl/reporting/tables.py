@@ -1,4 +1,4 @@
-"""Tables of scores as the paper lays them out."""
+"""Tables of scores with the columns of the paper."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ class Cell:
 
     Args:
         mean: Its mean.
-        sd: Its standard deviation (that of a sample), or null for one seed.
+        sd: Its sample standard deviation, or None for one seed.
     """
 
     mean: float
@@ -32,11 +32,11 @@ class Row:
     """One method.
 
     Args:
-        label: Its name, with the settings that set it apart.
-        group: Its runs, or null for a method of which there are published scores only.
-        cells: Scores by column. A score that any of the runs lacks is not there: a mean over the
-            others would be another number.
-        published: What a paper says of it, or null.
+        label: Its name, with the settings in which it differs from other rows of the method.
+        group: Its runs, or None for a method with published scores only.
+        cells: Scores by column. A score that any run lacks is missing: the mean over the other
+            runs is not comparable.
+        published: Its published scores, or None.
     """
 
     label: str
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Scores of several methods on one benchmark and base model.
+    """Scores of several methods on one dataset and base model.
 
     Args:
         layout: Its columns.
@@ -60,10 +60,10 @@ class Table:
     notes: tuple[str, ...]
 
     def rank(self, row: Row, column: Column) -> int | None:
-        """Give 1 for the best score of a column among adapters, 2 for the second best, or null.
+        """Return 1 for the best score of a column among adapters, 2 for the second best, or None.
 
-        As in the paper, prompt methods and full fine-tuning do not compete, nor do published
-        scores. Scores that read the same share a place.
+        As in the paper, prompt methods, full fine-tuning and published scores are not ranked.
+        Scores that round to the same value share a rank.
         """
         rivals = [r for r in self.rows if r.group and r.group.method not in NO_ADAPTERS]
         means = {
@@ -73,61 +73,61 @@ class Table:
         }
         if row not in rivals or column.name not in row.cells or len(means) < 2:
             return None
-        place = sorted(means, reverse=True).index(
+        index = sorted(means, reverse=True).index(
             round(row.cells[column.name].mean, self.layout.decimals)
         )
-        return place + 1 if place < 2 else None
+        return index + 1 if index < 2 else None
 
 
 def make_table(groups: Sequence[Group], layout: Layout, published: Sequence[Published]) -> Table:
-    """Average groups of runs, and put published scores beside them.
+    """Average groups of runs and add published scores.
 
     Args:
         groups: Runs by method.
         layout: The columns.
-        published: Scores of the same benchmark and base model.
+        published: Scores on the same dataset and base model.
 
     Returns:
-        A row per group, and one for every published method that none of them is.
+        A row per group, and one for every published method without runs.
     """
     rows, notes = [], []
     for group in groups:
         cells = {}
         for column in layout.columns:
-            values = [column.of(run) for run in group.runs]
+            values = [column.value(run) for run in group.runs]
             known = [value for value in values if value is not None]
             if len(known) == len(values):
                 sd = statistics.stdev(known) if len(known) > 1 else None
                 cells[column.name] = Cell(statistics.mean(known), sd)
             else:
                 notes.append(_why_missing(group, column))
-        found = next((some for some in published if some.describes(group)), None)
-        rows.append(Row(group.label, group, cells, found))
-    taken = [row.published for row in rows]
-    rows += [Row(some.label, None, published=some) for some in published if some not in taken]
+        match = next((entry for entry in published if entry.describes(group)), None)
+        rows.append(Row(group.label, group, cells, match))
+    shown = [row.published for row in rows]
+    rows += [Row(entry.label, None, published=entry) for entry in published if entry not in shown]
     return Table(layout, tuple(rows), tuple(notes))
 
 
 def to_markdown(table: Table) -> str:
-    """Lay a table out as Markdown: the best in bold, the second best underlined.
+    """Format a table as Markdown: the best score in bold, the second best underlined.
 
     Args:
         table: The table.
 
     Returns:
-        The table, then its notes and the sources of published scores as a list.
+        The table, followed by a list of notes and of the sources of published scores.
     """
     columns, sources = _with_published(table), _sources(table)
-    head = ["method", "trained", "% of all", "seeds"]
+    head = ["method", "trainable parameters", "% of all", "seeds"]
     head += [markdown(title) for _, title, _ in columns]
     lines = [_line(head), "|" + "---|" * len(head)]
     for row in table.rows:
         cells = [markdown(row.label), *_counts(row)]
         for column, _, is_published in columns:
             cells.append(
-                _show_published(row, column, sources, table.layout.decimals)
+                _format_published(row, column, sources, table.layout.decimals)
                 if is_published
-                else _show(table, row, column)
+                else _format(table, row, column)
             )
         lines.append(_line(cells))
     notes = [f"- {markdown(note)}" for note in table.notes]
@@ -136,16 +136,16 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Write a table as CSV with unrounded numbers; a missing one is an empty field.
+    """Format a table as CSV with unrounded values; a missing one is an empty field.
 
     Args:
         table: The table.
 
     Returns:
-        A line per row. Every score has a column each for mean, `_sd` and `_published`.
+        A line per row, with three columns per score: mean, `_sd` and `_published`.
     """
     text = io.StringIO()
-    names = ["method", "trained", "trained_percent", "seeds"]
+    names = ["method", "trainable_params", "trainable_percent", "seeds"]
     for column in table.layout.columns:
         names += [column.name, f"{column.name}_sd", f"{column.name}_published"]
     writer = csv.DictWriter(text, [*names, "source"], lineterminator="\n")
@@ -153,7 +153,8 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         values: dict[str, object] = {"method": row.label}
         if row.group:
-            values["trained"], values["trained_percent"] = row.group.trained, row.group.percent
+            values["trainable_params"] = row.group.trainable_params
+            values["trainable_percent"] = row.group.trainable_percent
             values["seeds"] = len(row.group.runs)
         for name, cell in row.cells.items():
             values |= {name: cell.mean, f"{name}_sd": cell.sd}
@@ -166,17 +167,18 @@ def to_csv(table: Table) -> str:
 
 
 def _why_missing(group: Group, column: Column) -> str:
-    run = next(run for run in group.runs if column.of(run) is None)
-    absent = [part for part in column.parts if part not in run.scores]
-    lost = {run.lost.get(part, "not among the scores of the test") for part in absent}
+    run = next(run for run in group.runs if column.value(run) is None)
+    missing = [name for name in column.scores if name not in run.scores]
+    default = "not among the scores of the test"
+    reasons = {run.missing_scores.get(name, default) for name in missing}
     return (
-        f"{group.label}, {column.title}: {run.path} has no {', '.join(absent)} "
-        f"({'; '.join(sorted(lost))})"
+        f"{group.label}, {column.title}: {run.path} has no {', '.join(missing)} "
+        f"({'; '.join(sorted(reasons))})"
     )
 
 
 def _with_published(table: Table) -> list[tuple[Column, str, bool]]:
-    """Columns with their titles; one of published scores follows where any is known."""
+    """Return columns with titles, each followed by its published scores if there are any."""
     shown: list[tuple[Column, str, bool]] = []
     for column in table.layout.columns:
         shown.append((column, column.title, False))
@@ -197,15 +199,15 @@ def _source(published: Published) -> str:
 def _counts(row: Row) -> list[str]:
     if row.group is None:
         return [MISSING, MISSING, "0"]
-    trained, percent = row.group.trained, row.group.percent
+    count, percent = row.group.trainable_params, row.group.trainable_percent
     return [
-        MISSING if trained is None else f"{trained:,}",
+        MISSING if count is None else f"{count:,}",
         MISSING if percent is None else f"{percent:.4g}",
         str(len(row.group.runs)),
     ]
 
 
-def _show(table: Table, row: Row, column: Column) -> str:
+def _format(table: Table, row: Row, column: Column) -> str:
     cell = row.cells.get(column.name)
     if cell is None:
         return MISSING
@@ -215,7 +217,7 @@ def _show(table: Table, row: Row, column: Column) -> str:
     return text if cell.sd is None else f"{text} ± {cell.sd:.{digits}f}"
 
 
-def _show_published(row: Row, column: Column, sources: Mapping[str, int], digits: int) -> str:
+def _format_published(row: Row, column: Column, sources: Mapping[str, int], digits: int) -> str:
     score = row.published and row.published.scores.get(column.name)
     if row.published is None or score is None:
         return MISSING

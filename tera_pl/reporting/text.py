@@ -1,4 +1,4 @@
-"""The text around tables and figures of a report."""
+"""The page of a report, with its tables and figures."""
 
 import datetime
 import os
@@ -11,15 +11,15 @@ from typing import Any
 
 from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.reporting.figures import Drawing
-from tera_pl.reporting.groups import Group, differing
+from tera_pl.reporting.groups import Group, differing_settings
 from tera_pl.reporting.markup import code, code_block, html_text, markdown
 from tera_pl.reporting.runs import Omission, Run
 from tera_pl.reporting.tables import Table, to_markdown
 
-# What the paper states of its experiments.
+# Stated by the paper.
 PAPER_SEEDS = 5
 PAPER_BACKBONES = ("Llama-2-7b-hf", "Meta-Llama-3-8B")
-PAPER_TABLES = ("Commonsense170k", "ConvAI2", "Math10k")
+PAPER_DATASETS = ("Commonsense170k", "ConvAI2", "Math10k")
 PAPER_SETTINGS: dict[str, Any] = {
     "optimizer.class": "AdamW",
     "schedule.warmup_steps": 100,
@@ -27,21 +27,21 @@ PAPER_SETTINGS: dict[str, Any] = {
 }
 MARKS = (
     "Mean ± standard deviation over seeds, in percent. **Best** and <u>second best</u> are marked "
-    "among adapters, as in the paper: prompt methods, full fine-tuning and published scores do not "
-    "compete. — is a number that is not known."
+    "among adapters, as in the paper: prompt methods, full fine-tuning and published scores are "
+    "not ranked. — is an unknown value."
 )
 
 
 @dataclass(frozen=True)
 class Section:
-    """Everything on one benchmark and base model.
+    """The results on one dataset and base model.
 
     Args:
-        name: What its files begin with.
+        name: Prefix of its files.
         table: The table.
         groups: Its groups of runs.
-        drawings: Its figures, and why others are left out.
-        mixed: Protocol fields that are not the same in all runs, with their values.
+        drawings: Its figures, and the reasons for missing ones.
+        mixed: Protocol fields in which runs differ, with their values.
     """
 
     name: str
@@ -51,9 +51,9 @@ class Section:
     mixed: Mapping[str, Sequence[Any]]
 
     @property
-    def benchmark(self) -> str:
-        """Class name of the benchmark."""
-        return self.runs[0].benchmark
+    def dataset(self) -> str:
+        """Class name of the datamodule."""
+        return self.runs[0].dataset
 
     @property
     def backbone(self) -> str:
@@ -62,20 +62,20 @@ class Section:
 
     @property
     def runs(self) -> list[Run]:
-        """All of its runs."""
+        """All runs of its groups."""
         return [run for group in self.groups for run in group.runs]
 
 
-def write_report(
+def write_page(
     path: Path, command: str, sections: Sequence[Section], omissions: Sequence[Omission]
 ) -> None:
-    """Write the page that ties tables and figures together.
+    """Write the page of a report.
 
     Args:
-        path: Where to.
-        command: What the report was made with.
-        sections: One per benchmark and base model.
-        omissions: Folders whose scores are not in it.
+        path: The file to write.
+        command: The command line that makes the report.
+        sections: One per dataset and base model.
+        omissions: Runs that are not in the tables.
     """
     parts = ["# Report", *_origin(command, sections)]
     for section in sections:
@@ -83,13 +83,13 @@ def write_report(
         parts.append(to_markdown(section.table).rstrip("\n"))
         parts.append(f"Unrounded: [{section.name}.csv]({section.name}.csv).")
         if section.mixed:
-            parts.append("These runs have **different protocols**, averaged as told:")
+            parts.append("These runs have **different protocols**; --allow_mixed averages them:")
             parts.append(_bullets(f"{code(k)}: {_values(v)}" for k, v in section.mixed.items()))
         parts += ["### Figures", *_figures(section)]
         parts += ["### What differs from the paper", _bullets(_differences(section))]
         parts += ["### Settings", *_settings(section)]
     if omissions:
-        parts += ["## Folders that are not in the tables", *_omitted(omissions)]
+        parts += ["## Runs that are not in the tables", *_omitted(omissions)]
     write_atomically(path, "\n\n".join(parts) + "\n")
 
 
@@ -113,25 +113,25 @@ def _figures(section: Section) -> Iterator[str]:
         if drawing.figure:
             file = f"{section.name}-{drawing.name}"
             caption = markdown(drawing.caption)
-            yield f"![{caption}]({file}.png)\n\n{caption} [SVG]({file}.svg)"
-    left_out = [drawing for drawing in section.drawings if not drawing.figure]
-    if left_out:
-        yield "Left out:\n\n" + _bullets(
-            f"{code(some.name)}: {markdown(some.missing)}." for some in left_out
+            yield f"![{caption}]({file}.png)\n\n{caption}"
+    missing = [drawing for drawing in section.drawings if not drawing.figure]
+    if missing:
+        yield "Missing:\n\n" + _bullets(
+            f"{code(drawing.name)}: {markdown(drawing.missing)}." for drawing in missing
         )
 
 
 def _differences(section: Section) -> Iterator[str]:
-    """What is known to differ; what the paper leaves open cannot be compared."""
-    if section.benchmark not in PAPER_TABLES:
-        yield f"The paper does not have {markdown(section.benchmark)}."
+    """List known differences; settings that the paper does not state cannot be compared."""
+    if section.dataset not in PAPER_DATASETS:
+        yield f"The paper does not use {markdown(section.dataset)}."
     if Path(section.backbone).name not in PAPER_BACKBONES:
         backbone = markdown(section.backbone)
         yield f"The base model is {backbone}, not {' or '.join(PAPER_BACKBONES)}."
     counts = sorted({len(group.runs) for group in section.groups})
     if counts != [PAPER_SEEDS]:
         seeds = ", ".join(map(str, counts))
-        yield f"Seeds per method: {seeds}; the paper's numbers of TeRA are means of {PAPER_SEEDS}."
+        yield f"Seeds per method: {seeds}; the paper's scores of TeRA are means of {PAPER_SEEDS}."
     for name, expected in PAPER_SETTINGS.items():
         values = _unique(g.fields.get(name) for g in section.groups if name in g.fields)
         values = [sorted(value) if isinstance(value, list) else value for value in values]
@@ -140,18 +140,18 @@ def _differences(section: Section) -> Iterator[str]:
     presets = _unique(run.settings["protocol"].get("name") for run in section.runs)
     if presets != ["tera_paper"]:
         yield (
-            f"Protocol presets: {_values(presets)}; `tera_paper` is what is known of the paper's."
+            f"Protocol presets: {_values(presets)}; `tera_paper` is the one that follows the paper."
         )
     yield (
         "The paper states no learning rate, batch size, tensorization, decoding or rank tolerance: "
-        "whether these agree cannot be told."
+        "whether these agree is unknown."
     )
 
 
 def _settings(section: Section) -> Iterator[str]:
-    """What all runs share, and what they do not."""
+    """List the settings that all runs share, and those of every method."""
     fields = [group.fields for group in section.groups]
-    different = differing(fields)
+    different = differing_settings(fields)
     shared = {k: v for k, v in section.runs[0].protocol_fields.items() if k not in section.mixed}
     shared |= {k: v for k, v in fields[0].items() if k not in different}
     lines = (f"{code(k)}: {_values([v])}" for k, v in shared.items())
@@ -176,7 +176,7 @@ def _omitted(omissions: Sequence[Omission]) -> Iterator[str]:
         by_reason[omission.reason].append(omission.path)
     for reason, paths in by_reason.items():
         listed = _bullets(code(path) for path in paths)
-        # A search of the learning rate leaves dozens.
+        # A learning-rate search leaves dozens.
         yield (
             f"<details><summary>{len(paths)}: {html_text(reason)}</summary>\n\n{listed}\n\n"
             "</details>"

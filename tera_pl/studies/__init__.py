@@ -1,1 +1,1 @@
-"""Studies: many runs with the same search, from one file."""
+"""Studies: many runs with the same learning-rate search, from one file."""

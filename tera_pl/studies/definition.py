@@ -1,4 +1,4 @@
-"""Read and check the file of a study."""
+"""Read and validate a study file."""
 
 import difflib
 import itertools
@@ -17,23 +17,23 @@ LEARNING_RATE = "model.init_args.optimizer.init_args.lr"
 SEED = "seed_everything"
 # Set by the study for each of its runs.
 SET_BY_STUDY = (LEARNING_RATE, SEED, "trainer.logger", "trainer.default_root_dir", "ckpt_path")
-# In the output folder, beside the folders of the lines.
+# In the output folder, beside the folders of the rows.
 TABLE, ROWS = "table.md", "study.json"
-LONGEST_NAME = 200  # bytes; file systems take 255
+LONGEST_NAME = 200  # bytes; file systems allow 255
 _NAME = re.compile(r"\w([\w .,=+()-]*[\w.,=+()-])?")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a comparison.
+    """One row of a comparison, or a grid of rows.
 
     Args:
-        config: Its configuration, relative to the study's file.
-        set: Values to override, by key.
-        grid: Several values by key: every combination of them is a line of its own, with the
-            values behind its name.
-        seed_keys: Keys that take the seed besides `seed_everything`.
-        learning_rates: Its own rates to search, if other than the study's.
+        config: Its configuration, relative to the study file.
+        set: Values to override, by dotted key.
+        grid: Lists of values by dotted key: every combination is a row of its own, whose name
+            ends in the values.
+        seed_keys: Dotted keys that are set to the seed besides `seed_everything`.
+        learning_rates: Learning rates to search instead of those of the study.
     """
 
     config: str
@@ -49,10 +49,10 @@ class Study:
 
     Args:
         output: Folder of its runs.
-        entries: The lines by name.
-        learning_rates: Rates that are tried for each line, on the first seed.
-        seeds: Seeds of the runs with the best rate.
-        score: What the test reports.
+        entries: The rows by name.
+        learning_rates: Learning rates to search for each row, with the first seed.
+        seeds: Seeds of the runs with the best learning rate.
+        score: Name of the test score in the table.
     """
 
     output: str
@@ -63,32 +63,32 @@ class Study:
 
 
 def read_study(path: Path) -> Study:
-    """Read the file of a study.
+    """Read a study file.
 
     Args:
         path: A YAML file with the fields of `Study`.
 
     Returns:
-        The study, its entries expanded to one line for each combination of their grids.
+        The study, its entries expanded to one row for each combination of their grids.
 
     Raises:
         UserError: If the file is missing, or a key or value in it is invalid.
     """
     study = _build(Study, read_yaml(path), path, "")
-    lines: dict[str, Entry] = {}
+    rows: dict[str, Entry] = {}
     for name, entry in study.entries.items():
         new = _expand(name, entry, path)
-        if repeated := lines.keys() & new.keys():
-            raise UserError(f"{path}: two lines are {min(repeated)!r}: rename an entry")
-        lines |= new
-    return replace(study, entries=lines)
+        if repeated := rows.keys() & new.keys():
+            raise UserError(f"{path}: two rows are {min(repeated)!r}: rename an entry")
+        rows |= new
+    return replace(study, entries=rows)
 
 
 def _build(kind: type, content: Any, path: Path, where: str) -> Any:
-    """Make a dataclass of a mapping; every key and value is checked by the field's name."""
+    """Build a dataclass from a mapping and check every key and value."""
     prefix = f"{where}." if where else ""
     if not isinstance(content, Mapping):
-        raise UserError(f"{path}: {where} is {content!r}: expected a mapping with config")
+        raise UserError(f"{path}: {where} is {content!r}: expected a mapping with the key config")
     known = {f.name: f for f in fields(kind)}
     for key in content:
         if key not in known:
@@ -122,7 +122,7 @@ def _output(value: Any, path: Path, name: str) -> str:
 def _config(value: Any, path: Path, name: str) -> str:
     config = path.parent / _text(value, path, name)
     if not config.is_file():
-        raise UserError(f"{path}: {name}: there is no file {config}")
+        raise UserError(f"{path}: {name}: no file {config}")
     return str(value)
 
 
@@ -135,11 +135,11 @@ def _entries(value: Any, path: Path, name: str) -> dict[str, Entry]:
 
 
 def _check_name(name: Any, path: Path) -> None:
-    """Accept plain names only: each is a folder in the study's output."""
+    """Accept plain names only: each is the name of a folder in the study's output."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in {TABLE, ROWS}:
         raise UserError(
-            f"{path}: entries: {name!r} is no name of an entry: expected letters, digits, spaces "
-            "and any of _ . , = + ( ) -, beginning with a letter or digit"
+            f"{path}: entries: {name!r} is an invalid name: expected letters, digits, spaces and "
+            "any of _ . , = + ( ) -, starting with a letter or digit"
         )
     if len(name.encode()) > LONGEST_NAME:
         raise UserError(f"{path}: entries: {name[:40]}... is longer than {LONGEST_NAME} bytes")
@@ -171,7 +171,7 @@ def _keys(value: Any, path: Path, name: str) -> list[str]:
 
 def _check_key(key: Any, path: Path, name: str) -> None:
     if not isinstance(key, str) or not re.fullmatch(r"\w+(\.\w+)*", key):
-        raise UserError(f"{path}: {name}: {key!r} is no dotted key, as model.init_args.x")
+        raise UserError(f"{path}: {name}: {key!r}: expected a dotted key, as model.init_args.x")
     if any(key == mine or key.startswith(f"{mine}.") for mine in SET_BY_STUDY):
         raise UserError(
             f"{path}: {name}: {key} is set by the study for each of its runs: remove it"
@@ -179,7 +179,7 @@ def _check_key(key: Any, path: Path, name: str) -> None:
 
 
 def _list_of(valid: Callable[[Any], bool], expected: str) -> Callable[[Any, Path, str], list]:
-    """Make the check of a list: not empty, every value valid and none repeated."""
+    """Return a check for a non-empty list of valid and different values."""
 
     def check(value: Any, path: Path, name: str) -> list[Any]:
         if not isinstance(value, list) or not value:
@@ -213,21 +213,21 @@ _CHECKS: dict[str, Callable[[Any, Path, str], Any]] = {
 
 
 def _expand(name: str, entry: Entry, path: Path) -> dict[str, Entry]:
-    """Give the lines of an entry: one for each combination of its grid."""
-    lines: dict[str, Entry] = {}
+    """Return the rows of an entry: one for each combination of its grid."""
+    rows: dict[str, Entry] = {}
     for values in itertools.product(*entry.grid.values()):
         chosen = dict(zip(entry.grid, values, strict=True))
-        shown = (f"{key.rpartition('.')[2]}={_shown(value)}" for key, value in chosen.items())
-        line = " ".join([name, *shown])
-        if line in lines:
+        parts = (f"{key.rpartition('.')[2]}={_format(value)}" for key, value in chosen.items())
+        row = " ".join([name, *parts])
+        if row in rows:
             raise UserError(
-                f"{path}: entries.{name}.grid: two lines are {line!r}: expected one each"
+                f"{path}: entries.{name}.grid: two rows are {row!r}: expected different names"
             )
-        _check_name(line, path)
-        lines[line] = replace(entry, set=entry.set | chosen, grid={})
-    return lines
+        _check_name(row, path)
+        rows[row] = replace(entry, set=entry.set | chosen, grid={})
+    return rows
 
 
-def _shown(value: Any) -> str:
-    """Give a value as a part of a folder's name."""
+def _format(value: Any) -> str:
+    """Format a value as a part of a folder's name."""
     return re.sub(r"[^\w.,=+-]+", "", json.dumps(value).replace(":", "="))

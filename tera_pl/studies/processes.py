@@ -15,16 +15,16 @@ from tera_pl.errors import RunStoppedError
 
 COMMAND = (sys.executable, "-m", "tera_pl")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# What saves its state before it ends when it is asked to; others lose nothing.
+# Subcommands that save a checkpoint at SIGTERM; others have nothing to save.
 SAVING = {"fit"}
 
 
 class Processes:
-    """Run subcommands in processes, several at once, and stop all of them at a signal.
+    """Run subcommands in several processes at the same time, and stop all of them at a signal.
 
-    At the first signal each `fit` finishes its step, saves and ends, others end at once; at the
-    second everything is killed. Each process has a group of its own, so that Ctrl-C in a terminal
-    reaches it once, and what it started itself is gone after it.
+    At the first signal each `fit` finishes its step and saves a checkpoint, others are killed; at
+    the second signal all are killed. Each process has a process group of its own, so that Ctrl-C in
+    a terminal signals it only once, and its own child processes end with it.
     """
 
     def __init__(self) -> None:
@@ -38,8 +38,8 @@ class Processes:
         Args:
             subcommand: For example `fit`.
             arguments: Its arguments.
-            folder: Where `<subcommand>.log` is, to which the output is appended.
-            lock: Descriptor of a lock that the process inherits.
+            folder: Folder of `<subcommand>.log`, to which the output is appended.
+            lock: File descriptor of a lock that the process inherits.
 
         Raises:
             RunStoppedError: If the study was stopped.
@@ -59,18 +59,18 @@ class Processes:
                 self._live[process] = subcommand
             code = self._wait(process)
         self._check()
-        told = f"failed ({code}), see {log}" if code else "done"
-        sys.stderr.write(f"{folder}: {subcommand} {told}\n")
+        outcome = f"failed ({code}), see {log}" if code else "done"
+        sys.stderr.write(f"{folder}: {subcommand} {outcome}\n")
 
     @contextmanager
     def until_stopped(self) -> Iterator[None]:
-        """Listen to signals; in the end no process is left."""
+        """Handle signals within a block, and kill all processes at its end."""
         before: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                # A shell starts jobs in the background with some ignored, `nohup` another.
+                # A shell ignores some of them in background jobs, and `nohup` ignores SIGHUP.
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    before[number] = signal.signal(number, self._note)
+                    before[number] = signal.signal(number, self._handle)
         try:
             yield
         finally:
@@ -83,7 +83,7 @@ class Processes:
             raise RunStoppedError(f"stopped by {self.received.name}")
 
     def _wait(self, process: subprocess.Popen) -> int:
-        """Wait, and end what the process has left behind before its number is free again."""
+        """Wait for a process, and kill the rest of its group before its process ID is reused."""
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         with self._lock:
             del self._live[process]
@@ -91,17 +91,17 @@ class Processes:
                 os.killpg(process.pid, signal.SIGKILL)
             return process.wait()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self.received is not None
         with self._lock:
             self.received = self.received or signal.Signals(number)
             sys.stderr.write(
-                f"{signal.Signals(number).name}: runs save and end; once more kills them\n"
+                f"{signal.Signals(number).name}: runs save and end; a second signal kills them\n"
             )
             if again:
                 self._stop(signal.SIGKILL, os.killpg)
             else:
-                # Only the process itself: its data loaders must live until it has saved.
+                # Not its process group: its data loaders are used until it has saved.
                 self._stop(signal.SIGTERM, os.kill, SAVING)
                 self._stop(signal.SIGKILL, os.killpg, set(self._live.values()) - SAVING)
 

@@ -28,13 +28,13 @@ from tera_pl.studies.processes import Processes
 KIND = "run of a study"
 LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
 QUIET = {"trainer.enable_progress_bar": "false", "trainer.enable_model_summary": "false"}
-# Where a run lies changes nothing of its results.
-_PLACES = ("logger", "default_root_dir")
+# The location of a run does not change its results.
+_LOCATIONS = ("logger", "default_root_dir")
 _DIGITS = 10  # of the hash, in a folder's name
 
 
 class _SettingsCLI(TeraCLI):
-    """The settings of a `fit` with every default filled in; nothing is built or run."""
+    """Resolves the settings of a `fit`, defaults included; builds and runs nothing."""
 
     settings: dict[str, Any]
 
@@ -48,14 +48,14 @@ class _SettingsCLI(TeraCLI):
         return super()._setup_parser_kwargs(kept)
 
     def _set_seed(self) -> None:
-        """Draw nothing."""
+        """Do not seed: nothing is drawn."""
 
     def instantiate_classes(self) -> None:
         text = self._parser("fit").dump(self.config["fit"], skip_unset=False)
         self.settings = yaml.safe_load(text)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run nothing."""
+        """Do not run."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class StudyRun:
     """One run of a study.
 
     Args:
-        folder: Its folder; `fit` makes `version_k` in it.
-        settings: What it runs with, complete.
-        sha256: Hash of all that its results depend on: settings, and the content of the files that
-            they name.
-        inputs: Hashes of those files, by the path in the settings.
+        folder: Its folder, in which `fit` makes the run directory `version_k`.
+        settings: Its complete settings.
+        sha256: Hash of everything that its results depend on: settings, and the content of the
+            files that they name.
+        inputs: Hashes of those files, by their path in the settings.
     """
 
     folder: Path
@@ -77,27 +77,27 @@ class StudyRun:
 
 
 def resolve(entry: Entry, name: str, folder: Path) -> dict[str, Any]:
-    """Resolve the settings of a line: its configuration with `base:` and defaults, and `set`.
+    """Resolve the settings of a row: its configuration with `base:` and defaults, and `set`.
 
     Args:
-        entry: The line.
+        entry: The row.
         name: Its name, for errors.
-        folder: Where its configuration is.
+        folder: Folder that the path of its configuration is relative to.
 
     Returns:
-        The settings of `fit`; seed and learning rate are not those of a run yet.
+        The settings of `fit`, before the seed and the learning rate of a run are set.
 
     Raises:
         UserError: If they are invalid.
     """
     options = [f"--{key}={_option(value)}" for key, value in (QUIET | entry.set).items()]
     arguments = ["fit", "--config", str(folder / entry.config), *options]
-    told = io.StringIO()
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(stderr):
             return build(_SettingsCLI, arguments).settings
     except SystemExit:
-        reason = " ".join(told.getvalue().split()).removeprefix("error: ")
+        reason = " ".join(stderr.getvalue().split()).removeprefix("error: ")
     except UserError as error:
         reason = str(error)
     raise UserError(f"entries.{name}: {reason}") from None
@@ -108,61 +108,62 @@ def _option(value: Any) -> str:
 
 
 def plan_run(
-    settings: Mapping[str, Any], line: Path, lr: float, seed: int, seed_keys: list[str]
+    settings: Mapping[str, Any], row: Path, lr: float, seed: int, seed_keys: list[str]
 ) -> StudyRun:
-    """Settle one run: its settings, their hash and its folder.
+    """Plan one run: its settings, their hash and its folder.
 
     Args:
-        settings: As `resolve` gives them.
-        line: Folder of the line.
+        settings: Settings from `resolve`.
+        row: Folder of the row.
         lr: Learning rate.
-        seed: Seed of everything, and of the keys that take it.
-        seed_keys: Those keys.
+        seed: Value of `seed_everything` and of `seed_keys`.
+        seed_keys: Dotted keys that are set to the seed.
 
     Returns:
         The run.
 
     Raises:
-        UserError: If the settings do not have one of these keys.
+        UserError: If the settings lack one of the keys.
     """
-    settled: dict[str, Any] = json.loads(json.dumps(settings))
+    planned: dict[str, Any] = json.loads(json.dumps(settings))
     for key, value in {LEARNING_RATE: lr, SEED: seed, **dict.fromkeys(seed_keys, seed)}.items():
-        _put(settled, key, value, line.name)
-    trainer = settled["trainer"]
-    trainer = {key: value for key, value in trainer.items() if key not in _PLACES}
-    inputs = _hash_inputs([settled["model"], settled["data"]], line.parent.resolve())
-    hashed = json.dumps([settled | {"trainer": trainer}, inputs], sort_keys=True)
+        _set(planned, key, value, row.name)
+    trainer = planned["trainer"]
+    trainer = {key: value for key, value in trainer.items() if key not in _LOCATIONS}
+    inputs = _hash_inputs([planned["model"], planned["data"]], row.parent.resolve())
+    hashed = json.dumps([planned | {"trainer": trainer}, inputs], sort_keys=True)
     sha256 = hashlib.sha256(hashed.encode()).hexdigest()
     label = f"lr{lr:g}-seed{seed}-{sha256[:_DIGITS]}"
-    _place(settled, line, label)
-    return StudyRun(line / label, settled, sha256, inputs)
+    _set_logger(planned, row, label)
+    return StudyRun(row / label, planned, sha256, inputs)
 
 
-def _put(settings: dict[str, Any], key: str, value: Any, name: str) -> None:
-    *above, last = key.split(".")
-    place: Any = settings
-    for part in above:
-        place = place.get(part) if isinstance(place, dict) else None
-    if not isinstance(place, dict) or (above and last not in place and last != "lr"):
-        raise UserError(f"entries.{name}: there is no key {key} to set for each run")
-    place[last] = value
+def _set(settings: dict[str, Any], key: str, value: Any, name: str) -> None:
+    """Set a value by its dotted key."""
+    *parents, last = key.split(".")
+    mapping: Any = settings
+    for parent in parents:
+        mapping = mapping.get(parent) if isinstance(mapping, dict) else None
+    if not isinstance(mapping, dict) or (parents and last not in mapping and last != "lr"):
+        raise UserError(f"entries.{name}: {key} is unknown, but the study sets it for each run")
+    mapping[last] = value
 
 
-def _place(settings: dict[str, Any], line: Path, label: str) -> None:
-    """Let the logger write below the folder of the run."""
+def _set_logger(settings: dict[str, Any], row: Path, label: str) -> None:
+    """Make the logger write below the folder of the run."""
     logger = settings["trainer"].get("logger")
     if not isinstance(logger, dict) or not isinstance(logger.get("init_args"), dict):
         logger = {"class_path": LOGGER, "init_args": {}}
-    logger["init_args"] |= {"save_dir": str(line), "name": label, "version": None}
+    logger["init_args"] |= {"save_dir": str(row), "name": label, "version": None}
     settings["trainer"] |= {"logger": logger, "default_root_dir": None}
 
 
 def _hash_inputs(settings: Any, output: Path) -> dict[str, str]:
-    """Hash the files and folders that settings name: data, and a base model that is a folder."""
+    """Hash the files and folders that settings name: data, and a local base model."""
     found = {}
     for text in _texts(settings):
         path = Path(text)
-        # A folder that holds the results would never be the same.
+        # A folder that contains the results changes with every run.
         if len(text) < 4096 and "\0" not in text and path.exists():
             if output.is_relative_to(path.resolve()):
                 continue
@@ -190,36 +191,36 @@ def _hash_path(path: Path) -> str:
 
 @cache
 def _hash_file(path: Path, size: int, changed_ns: int) -> str:
-    """Hash a file once: many runs of a study read the same; size and time only tell it apart."""
+    """Hash a file; the cache, keyed by size and time too, serves the many runs that name it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 def finish(run: StudyRun, processes: Processes, *, test: bool) -> dict[str, Any]:
-    """Fit, and test if asked for, what is not done yet.
+    """Run `fit` and, on request, `test`, unless they are finished.
 
-    A run that was stopped goes on from its last checkpoint, one that was killed before its first
-    starts anew beside what it left. Nothing is removed.
+    A stopped run is resumed from its last checkpoint; one that was killed before its first
+    checkpoint starts again in a new run directory. Nothing is removed.
 
     Args:
         run: The run.
-        processes: What starts it.
+        processes: Starts the processes.
         test: Whether to test its best checkpoint.
 
     Returns:
-        Content of its `results.json`; empty if there is none.
+        Content of its `results.json`; empty if it is missing.
 
     Raises:
-        UserError: If its folder is not one of this study, or a file of results is damaged.
-        RunStoppedError: If another process has the run, or the study was stopped.
+        UserError: If its folder is not one of this study, or its `results.json` is damaged.
+        RunStoppedError: If another process runs it, or the study was stopped.
     """
     content = {"settings_sha256": run.sha256, "inputs": dict(run.inputs)}
     claim_folder(run.folder, KIND, content)
     marker = read_marker(run.folder, KIND) or {}
     if marker.get("settings_sha256") != run.sha256:
-        raise UserError(f"{run.folder / MARKER} is of other settings: move that folder away")
+        raise UserError(f"{run.folder / MARKER} has other settings: move that folder away")
     if marker["version"] != version("tera-pl"):
-        sys.stderr.write(f"{run.folder}: begun with tera-pl {marker['version']}\n")
+        sys.stderr.write(f"{run.folder}: started with tera-pl {marker['version']}\n")
     with _lock(run.folder) as lock:
         settings = run.folder / "settings.yaml"
         write_atomically(settings, yaml.safe_dump(dict(run.settings), sort_keys=False))
@@ -239,7 +240,7 @@ def finish(run: StudyRun, processes: Processes, *, test: bool) -> dict[str, Any]
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[int]:
-    """Hold a run; its process inherits the lock, and has it still if the study is killed."""
+    """Lock a run; its process inherits the lock and keeps it if the study is killed."""
     descriptor = os.open(folder / MARKER, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -251,7 +252,7 @@ def _lock(folder: Path) -> Iterator[int]:
 
 
 def _latest(folder: Path) -> Path | None:
-    """Give the last run directory that has something to go on with."""
+    """Return the last run directory with results or a checkpoint to resume from."""
     runs = [path for path in folder.glob("version_*") if read_marker(path, RUN) is not None]
     kept = [p for p in runs if _results(p) or (p / "checkpoints" / "last.ckpt").exists()]
     return max(kept, key=lambda path: int(path.name.partition("_")[2]), default=None)
@@ -266,5 +267,5 @@ def _results(run: Path | None) -> dict[str, Any]:
     except ValueError:
         results = None
     if not isinstance(results, dict):
-        raise UserError(f"{path} is damaged: move the folder away, its run starts again then")
+        raise UserError(f"{path} is damaged: move the folder away, and the run starts again")
     return results

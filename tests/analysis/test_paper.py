@@ -29,7 +29,7 @@ SCORES = {
     "ConvAI2": (DIALOGUE, 1),
     "Math10k": (["accuracy/AQuA", "accuracy/SVAMP"], 100),
 }
-# The rows of the paper: method, other settings than the usual, what is trained on Llama-2-7B, rank.
+# The rows of the paper: method, settings, trainable parameters on Llama-2-7B, rank.
 ROWS = {
     "Prompt-Tuning": ("Prompt-Tuning", {}, 81_920, None),
     "P-Tuning": ("P-Tuning", {}, 50_000_000, None),
@@ -58,7 +58,7 @@ def simulate(folder, benchmark, backbone, *, with_ranks=False):
                 adapter=adapter,
                 seed=seed,
                 trained=trained,
-                benchmark=benchmark,
+                dataset=benchmark,
                 backbone=backbone,
             )
             if with_ranks and rank is not None:
@@ -69,7 +69,7 @@ def simulate(folder, benchmark, backbone, *, with_ranks=False):
 
 def read(folder):
     runs, _ = read_runs([folder])
-    return group_runs(runs), layout_for(runs[0].benchmark, runs)
+    return group_runs(runs), layout_for(runs[0].dataset, runs)
 
 
 @pytest.mark.parametrize("backbone", [LLAMA_2, LLAMA_3])
@@ -100,7 +100,10 @@ def test_tables(tmp_path, benchmark, number, backbone):
             text = {order[0]: f"**{text}**", order[1]: f"<u>{text}</u>"}.get(row, text)
             assert shown[row][column.title] == f"{text} ± {sd:.2f}"
     for row, (*_, trained, _) in ROWS.items():
-        assert (shown[row]["trained"], shown[row]["seeds"]) == (f"{trained:,}", str(SEEDS))
+        assert (shown[row]["trainable parameters"], shown[row]["seeds"]) == (
+            f"{trained:,}",
+            str(SEEDS),
+        )
     (tera,) = (some for some in published if some.method == "TeRA")
     for score, value in tera.scores.items():
         assert float(exact["TeRA"][f"{score}_published"]) == value
@@ -169,7 +172,7 @@ def test_figures_1_and_3(tmp_path):
     scores = simulate(tmp_path, "Commonsense170k", LLAMA_3, with_ranks=True)
     groups, layout = read(tmp_path)
     figures = {some.name: some.figure for some in draw_all(groups, layout.headline)}
-    drawn = figures["score_against_trained"].axes[0].collections
+    drawn = figures["score_by_trainable_params"].axes[0].collections
     labels = {mark.get_label() for mark in drawn}
     # The mean over four layers and five seeds is 3.5 above the lowest.
     assert {"TeRA, rank 4004", "HiRA, rank 904 to 3904", "Prompt-Tuning"} <= labels

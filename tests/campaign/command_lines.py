@@ -17,7 +17,7 @@ WHOLE: dict[str, list[str]] = {
     "export": [*CKPT, "--output", "out/model"],
     "estimate": CONFIG,
     "report": ["runs", "--output", "out"],
-    "benchmark": ["--output", "out", "--tokens", "2", "--length", "2", "--rounds", "1"],
+    "benchmark": ["--output", "out", "--tokens", "2", "--length", "2", "--rounds", "2"],
     "theory": ["--output", "out"],
     "learning_rates": ["config.yaml", "--reference", "config.yaml"],
 }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tera_pl.commands import study
+from tera_pl.studies import comparison
 from tests.campaign.case import Case, call_command
 from tests.campaign.checkpoints import flip
 from tests.campaign.world import STUDY, World
@@ -44,7 +44,7 @@ def make(rng: random.Random, folder: Path, world: World) -> Case:
 
     def call(args: list[str]) -> int:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(study, "finish", finish)
+            patch.setattr(comparison, "finish", finish)
             return call_command(args)
 
     def wrong(work: Path) -> str | None:

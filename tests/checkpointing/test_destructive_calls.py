@@ -64,7 +64,7 @@ ALLOWED = {
     },
     "tera_pl/benchmarking/hf_trainer.py": {
         "tempfile.TemporaryDirectory": (1, "unique, made and removed by this process"),
-        "rows.map": (1, "a data set: writes to its own cache"),
+        "rows.map": (1, "a dataset: writes to its own cache"),
     },
     "tera_pl/benchmarking/pipeline.py": {
         "atomic_folder": (1, "atomic; replaces what its marker names"),
@@ -106,7 +106,7 @@ ALLOWED = {
         "open_atomically": (1, NEW_FOLDER),
         "figure.savefig": (1, "into the file of open_atomically"),
     },
-    "tera_pl/commands/benchmark.py": {
+    "tera_pl/benchmarking/results.py": {
         "atomic_folder": (1, "atomic; replaces what its marker names, with --overwrite"),
         "write_atomically": (2, NEW_FOLDER),
         "save": (1, NEW_FOLDER),
@@ -123,13 +123,13 @@ ALLOWED = {
         "log.open": (1, "appends to a log in the folder of a run of the study"),
         "os.killpg": (1, "a process group that this process started and has not waited for yet"),
     },
-    "tera_pl/commands/report.py": {
+    "tera_pl/reporting/report.py": {
         "atomic_folder": (1, "atomic; replaces what its marker names, with --overwrite"),
         "open_atomically": (1, NEW_FOLDER),
         "save": (1, NEW_FOLDER),
     },
     "tera_pl/reporting/text.py": {"write_atomically": (1, NEW_FOLDER)},
-    "tera_pl/commands/study.py": {
+    "tera_pl/studies/comparison.py": {
         "claim_folder": (1, "marks a missing or empty folder"),
         "write_atomically": (2, IN_OWN_FOLDER),
     },

@@ -8,7 +8,7 @@ import torch
 
 from tera_pl.__main__ import main
 from tera_pl.benchmarking import mixed_batches, models
-from tera_pl.benchmarking.timing import kept_bytes, time_in_turns
+from tera_pl.benchmarking.timing import saved_bytes, time_interleaved
 
 pytestmark = pytest.mark.slow
 
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.slow
 def test_ratios_are_taken_within_a_round(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    # The machine gets slower all the time; of each round's first calls none counts for a ratio.
+    # The machine gets slower all the time; the warm-up calls do not count.
     seconds = {
-        "floor": iter([9, 1, 3, 4, 6, 8, 12, 16, 24]),
+        "baseline": iter([9, 1, 3, 4, 6, 8, 12, 16, 24]),
         "other": iter([9, 4, 15, 10, 80]),
     }
 
@@ -28,18 +28,18 @@ def test_ratios_are_taken_within_a_round(monkeypatch):
 
         return run
 
-    timings = time_in_turns({n: call(n) for n in seconds}, "floor", 4, torch.device("cpu"))
-    assert (timings["floor"].ratio, timings["floor"].seconds) == (1, 7)
+    timings = time_interleaved({n: call(n) for n in seconds}, "baseline", 4, torch.device("cpu"))
+    assert (timings["baseline"].ratio, timings["baseline"].seconds) == (1, 7)
     # 4 / 2, 15 / 5, 10 / 10 and 80 / 20.
     assert timings["other"].ratio == 2.5
     assert (timings["other"].low, timings["other"].high) == (1.75, 3.25)
 
 
-def test_kept_bytes_by_hand():
+def test_saved_bytes_by_hand():
     layer = torch.nn.Linear(6, 5)
     inputs = torch.randn(7, 6, requires_grad=True)
     # The product keeps its input for the gradient of the weight, and the weight, which is own.
-    assert kept_bytes(lambda: layer(inputs).sum().backward(), layer) == 4 * 7 * 6
+    assert saved_bytes(lambda: layer(inputs).sum().backward(), layer) == 4 * 7 * 6
 
 
 def test_adapted_models_share_the_weights_of_the_base(monkeypatch):
@@ -79,12 +79,14 @@ def test_command_writes_ratios_for_every_method(monkeypatch, tmp_path, capsys):
         assert report["timings"][part]["frozen"]["ratio"] == 1
     assert report["memory_bytes"].keys() == {"frozen", *names}
     assert (tmp_path / "benchmark.md").read_text() in capsys.readouterr().out
+    assert (tmp_path / "benchmark.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--tokens", "100"], "expected multiples of 256"),
+        (["--rounds", "1"], "--rounds is 1: expected at least 2"),
         (["--methods", "tera", "lore"], "--methods: lore unknown: expected tera, "),
     ],
 )

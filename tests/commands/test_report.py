@@ -26,9 +26,9 @@ def report(folder, *options):
 def test_page_has_tables_versions_command_and_failed_runs(tmp_path):
     for seed in (0, 1):
         write_run(
-            tmp_path / "runs" / f"tera-{seed}", MATH, method="TeRA", seed=seed, benchmark="Math10k"
+            tmp_path / "runs" / f"tera-{seed}", MATH, method="TeRA", seed=seed, dataset="Math10k"
         )
-    write_run(tmp_path / "runs" / "world", {"accuracy": 0.5}, benchmark="MiniWorld", backbone="b")
+    write_run(tmp_path / "runs" / "world", {"accuracy": 0.5}, dataset="MiniWorld", backbone="b")
     failed = write_run(tmp_path / "runs" / "failed", {})
     (failed / "results.json").unlink()
     page = report(tmp_path)
@@ -39,8 +39,8 @@ def test_page_has_tables_versions_command_and_failed_runs(tmp_path):
     assert "torch 2.13.0" in page
     assert "A100" in page
     assert "`optimizer.lr`: 0.01" in page
-    assert (tmp_path / "out" / "miniworld-b-score_against_trained.svg").exists()
-    assert "](miniworld-b-score_against_trained.png)" in page
+    assert (tmp_path / "out" / "miniworld-b-score_by_trainable_params.png").exists()
+    assert "](miniworld-b-score_by_trainable_params.png)" in page
     assert "`spectra`: no run has singular_values.npz" in page
     assert f"no results.json: failed, or not finished\n\n- `{failed}`" in page
     with (tmp_path / "out" / "math10k-meta-llama-meta-llama-3-8b.csv").open() as file:
@@ -51,9 +51,9 @@ def test_page_has_tables_versions_command_and_failed_runs(tmp_path):
 
 
 def test_what_differs_from_the_paper_is_said(tmp_path):
-    write_run(tmp_path / "runs" / "a", {"accuracy": 0.5}, benchmark="MiniWorld", backbone="b")
+    write_run(tmp_path / "runs" / "a", {"accuracy": 0.5}, dataset="MiniWorld", backbone="b")
     page = report(tmp_path)
-    assert "The paper does not have MiniWorld." in page
+    assert "The paper does not use MiniWorld." in page
     assert "The base model is b, not Llama-2-7b-hf or Meta-Llama-3-8B." in page
     assert "Seeds per method: 1" in page
     assert "warmup_steps`" not in page.split("### Settings")[0]
@@ -61,8 +61,8 @@ def test_what_differs_from_the_paper_is_said(tmp_path):
 
 def test_different_protocols_are_refused_unless_allowed(tmp_path, capsys):
     other = {"generation": {"num_beams": 1}}
-    write_run(tmp_path / "runs" / "a", MATH, benchmark="Math10k")
-    write_run(tmp_path / "runs" / "b", MATH, benchmark="Math10k", seed=1, protocol=other)
+    write_run(tmp_path / "runs" / "a", MATH, dataset="Math10k")
+    write_run(tmp_path / "runs" / "b", MATH, dataset="Math10k", seed=1, protocol=other)
     out = tmp_path / "out"
     assert main(["report", str(tmp_path / "runs"), "--output", str(out)]) == 2
     message = capsys.readouterr().err
@@ -71,7 +71,6 @@ def test_different_protocols_are_refused_unless_allowed(tmp_path, capsys):
     assert not out.exists()
     page = report(tmp_path, "--allow_mixed")
     assert "- `protocol.generation.num_beams`: 4 | 1" in page
-    # Averaged, as told.
     assert "| LoRA | 1,000 | 0.1 | 2 |" in page
 
 
@@ -87,7 +86,7 @@ def test_different_protocols_are_refused_unless_allowed(tmp_path, capsys):
     ],
 )
 def test_damaged_file_is_one_line_that_names_it(name, text, message, tmp_path, capsys):
-    run = write_run(tmp_path / "runs" / "a", {"accuracy": 0.5}, benchmark="MiniWorld", backbone="b")
+    run = write_run(tmp_path / "runs" / "a", {"accuracy": 0.5}, dataset="MiniWorld", backbone="b")
     (run / name).write_text(text)
     assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 2
     (told,) = capsys.readouterr().err.strip().splitlines()
@@ -96,7 +95,7 @@ def test_damaged_file_is_one_line_that_names_it(name, text, message, tmp_path, c
 
 
 def test_changed_entries_of_results_are_one_line_or_a_table(tmp_path):
-    run = write_run(tmp_path / "runs" / "a", MATH, benchmark="Math10k")
+    run = write_run(tmp_path / "runs" / "a", MATH, dataset="Math10k")
     path = run / "results.json"
     whole = json.loads(path.read_text())
     refused = 0
@@ -105,7 +104,7 @@ def test_changed_entries_of_results_are_one_line_or_a_table(tmp_path):
         try:
             (found,), _ = read_runs([tmp_path / "runs"])
             groups = group_runs([found])
-            make_table(groups, layout_for(found.benchmark, [found]), {})
+            make_table(groups, layout_for(found.dataset, [found]), {})
         except UserError as error:
             refused += 1
             assert "\n" not in str(error), what  # noqa: PT017

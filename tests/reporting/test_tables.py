@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from tera_pl.reporting.groups import check_same_protocol, group_runs, usual_values
+from tera_pl.reporting.groups import check_same_protocol, group_runs, majority_values
 from tera_pl.reporting.layouts import layout_for
 from tera_pl.reporting.published import _read, published_for
 from tera_pl.reporting.runs import read_runs
@@ -25,7 +25,7 @@ def eight(*values):
 
 def table_of(folder, published=()):
     runs, _ = read_runs([folder])
-    return make_table(group_runs(runs), layout_for(runs[0].benchmark, runs), published)
+    return make_table(group_runs(runs), layout_for(runs[0].dataset, runs), published)
 
 
 def cells(markdown):
@@ -47,7 +47,7 @@ def test_table_2_averages_eight_tasks_and_then_seeds(tmp_path):
     assert row["average"] == "50.62 ± 7.95"
     assert row["BoolQ"] == "55.00 ± 63.64"
     assert row["PIQA"] == "20.00 ± 0.00"
-    assert (row["trained"], row["% of all"], row["seeds"]) == ("1,000", "0.1", "2")
+    assert (row["trainable parameters"], row["% of all"], row["seeds"]) == ("1,000", "0.1", "2")
     (line,) = csv.DictReader(io.StringIO(to_csv(table)))
     assert float(line["average"]) == pytest.approx(50.625)
     assert float(line["average_sd"]) == pytest.approx(11.25 / 2**0.5)
@@ -58,11 +58,11 @@ def test_a_missing_score_is_missing_with_its_reason(tmp_path):
     six = {"bleu": 2.0, "bertscore_f1": 84.0, "bertscore_recall": 85.0, "rouge_l": 12.0}
     six |= {"bertscore_precision": 83.0, "meteor": 13.0}
     no_meteor = {k: v for k, v in six.items() if k != "meteor"}
-    write_run(tmp_path / "a0", six, benchmark="ConvAI2")
+    write_run(tmp_path / "a0", six, dataset="ConvAI2")
     write_run(
-        tmp_path / "a1", no_meteor, benchmark="ConvAI2", seed=1, missing={"meteor": "no WordNet"}
+        tmp_path / "a1", no_meteor, dataset="ConvAI2", seed=1, missing={"meteor": "no WordNet"}
     )
-    write_run(tmp_path / "b0", six, benchmark="ConvAI2", method="HiRA")
+    write_run(tmp_path / "b0", six, dataset="ConvAI2", method="HiRA")
     markdown = to_markdown(table_of(tmp_path))
     found = cells(markdown)
     assert found["LoRA"]["METEOR"] == found["LoRA"]["average"] == "—"
@@ -86,7 +86,7 @@ def test_best_and_second_best_adapters_are_marked(tmp_path):
             tmp_path / method,
             {"accuracy/AQuA": value, "accuracy/SVAMP": 0.5},
             method=method,
-            benchmark="Math10k",
+            dataset="Math10k",
         )
     found = cells(to_markdown(table_of(tmp_path)))
     marked = {name: row["AQuA"] for name, row in found.items()}
@@ -102,7 +102,7 @@ def test_best_and_second_best_adapters_are_marked(tmp_path):
 
 def test_published_scores_stand_beside_the_same_method_rank_and_targets_only(tmp_path):
     math = {"accuracy/AQuA": 0.3, "accuracy/SVAMP": 0.7}
-    common = {"benchmark": "Math10k", "backbone": LLAMA_3}
+    common = {"dataset": "Math10k", "backbone": LLAMA_3}
     write_run(tmp_path / "tera", math, method="TeRA", **common)
     write_run(tmp_path / "hira", math, method="HiRA", **common)
     write_run(tmp_path / "hira1", math, method="HiRA", adapter={"r": 1}, **common)
@@ -139,16 +139,16 @@ def test_other_base_models_have_no_published_scores():
 
 def test_settings_are_not_averaged_and_those_that_differ_are_in_the_label(tmp_path):
     for name, lr in (("a", 0.1), ("b", 0.2), ("c", 0.1)):
-        write_run(tmp_path / name, {"accuracy": 0.5}, lr=lr, seed=int(name == "c"), benchmark="X")
+        write_run(tmp_path / name, {"accuracy": 0.5}, lr=lr, seed=int(name == "c"), dataset="X")
     labels = {group.label: len(group.runs) for group in group_runs(read_runs([tmp_path])[0])}
     assert labels == {"LoRA (lr=0.1)": 2, "LoRA (lr=0.2)": 1}
 
 
 def test_what_most_groups_share_is_in_no_label():
     settings = [{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 3, "b": 3}]
-    usual = usual_values(settings)
-    assert usual["a"] == 1
-    assert usual["b"] not in (1, 2, 3)
+    majority = majority_values(settings)
+    assert majority["a"] == 1
+    assert majority["b"] not in (1, 2, 3)
 
 
 @pytest.mark.parametrize(

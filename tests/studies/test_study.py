@@ -19,6 +19,7 @@ from tera_pl.checkpointing.markers import MARKER, mark_new_folder
 from tera_pl.cli import guard
 from tera_pl.commands import study
 from tera_pl.errors import RunStoppedError, UserError
+from tera_pl.studies import comparison
 from tera_pl.studies.definition import LEARNING_RATE, read_study
 from tera_pl.studies.processes import Processes
 from tera_pl.studies.runs import plan_run, resolve
@@ -81,7 +82,7 @@ def calls(monkeypatch):
             results["test"] = {"scores": {"test/accuracy": accuracy, "test/loss": 0.25}}
         (run / "results.json").write_text(json.dumps(results))
 
-    monkeypatch.setattr(study, "resolve", settings)
+    monkeypatch.setattr(comparison, "resolve", settings)
     monkeypatch.setattr(Processes, "call", call)
     return made
 
@@ -140,7 +141,7 @@ def test_a_score_that_the_test_lacks_is_named(config, calls, capsys):
 def test_accuracies_are_shown_in_percent_and_other_scores_are_percent():
     row = {"name": "a", "mean": 0.5, "sd": 0.25, "losses": [1.0], "lr": 0.1, "seconds": 1.0}
     row |= {"trained": 7, "stored_bytes": 28, "peak_memory_bytes": 2**20}
-    table = study.as_table(
+    table = comparison.as_table(
         [row | {"score": "accuracy_average"}, row | {"score": "average", "mean": 47.69}]
     )
     assert [line.split(" | ")[1:3] for line in table.splitlines()[2:]] == [
@@ -242,14 +243,14 @@ INVALID = {
         "config: a.yaml", "configs: a.yaml"
     ): "entries.a.configs is unknown: did you mean",
     STUDY.replace("{config: a.yaml}", "a.yaml"): "entries.a is 'a.yaml': expected a mapping",
-    STUDY.replace("a.yaml", "none.yaml"): "entries.a.config: there is no file",
+    STUDY.replace("a.yaml", "none.yaml"): "entries.a.config: no file",
     STUDY.replace("a.yaml", "[a.yaml]"): "entries.a.config is ['a.yaml']: expected a text",
-    STUDY.replace("{a:", "{../victim:"): "'../victim' is no name of an entry",
-    STUDY.replace("{a:", "{/tmp/x:"): "'/tmp/x' is no name of an entry",
-    STUDY.replace("{a:", "{.a:"): "'.a' is no name of an entry",
-    STUDY.replace("{a:", '{"a ":'): "'a ' is no name of an entry",
-    STUDY.replace("{a:", '{"a\\0":'): "is no name of an entry",
-    STUDY.replace("{a:", "{table.md:"): "'table.md' is no name of an entry",
+    STUDY.replace("{a:", "{../victim:"): "'../victim' is an invalid name",
+    STUDY.replace("{a:", "{/tmp/x:"): "'/tmp/x' is an invalid name",
+    STUDY.replace("{a:", "{.a:"): "'.a' is an invalid name",
+    STUDY.replace("{a:", '{"a ":'): "'a ' is an invalid name",
+    STUDY.replace("{a:", '{"a\\0":'): "is an invalid name",
+    STUDY.replace("{a:", "{table.md:"): "'table.md' is an invalid name",
     STUDY.replace("{a:", "{" + 201 * "a" + ":"): "is longer than 200 bytes",
     STUDY.replace("output: out", "output: ."): "output is '.', the current folder or one above",
     STUDY.replace("output: out", "output: /"): "output is '/', the current folder or one above",
@@ -270,7 +271,7 @@ INVALID = {
     STUDY.replace("a.yaml}", "a.yaml, seed_keys: x}"): "entries.a.seed_keys is 'x': expected a li",
     STUDY.replace("a.yaml}", "a.yaml, learning_rates: [a]}"): "entries.a.learning_rates[0] is 'a'",
     STUDY.replace("a.yaml}", "a.yaml, grid: {x.y: uniform}}"): "x.y is 'uniform': expected a list",
-    STUDY.replace("a.yaml}", "a.yaml, grid: {x.y: [ab, a b]}}"): "two lines are 'a y=ab'",
+    STUDY.replace("a.yaml}", "a.yaml, grid: {x.y: [ab, a b]}}"): "two rows are 'a y=ab'",
 }
 
 
@@ -398,7 +399,7 @@ def test_the_hash_is_of_all_that_results_depend_on(tiny_config, tiny_commonsense
     ):
         with pytest.raises(UserError, match=told):
             resolve(type(entry)(entry.config, changed), "a", tmp_path)
-    with pytest.raises(UserError, match=r"entries.a: there is no key data.init_args.sead"):
+    with pytest.raises(UserError, match=r"entries.a: data.init_args.sead is unknown"):
         plan(type(entry)(entry.config, seed_keys=["data.init_args.sead"]), "a", tmp_path)
 
 
