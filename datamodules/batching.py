@@ -1,12 +1,30 @@
 """From token lists to padded batches."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
+from datamodules.records import Record
+
 Row = Mapping[str, Any]
+
+
+class TrainBatch(TypedDict):
+    """Integer tensors of shape `(batch, length)`, padded on the right; labels of -100 are masked."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+class EvalBatch(TrainBatch):
+    """A training batch with its prompts, padded on the left, and one record per row."""
+
+    prompt_input_ids: Tensor
+    prompt_attention_mask: Tensor
+    records: list[Record]
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
@@ -41,8 +59,8 @@ class TrainCollator:
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id
 
-    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Make a batch of `input_ids`, `attention_mask` and `labels`, each `(batch, length)`."""
+    def __call__(self, rows: Sequence[Row]) -> TrainBatch:
+        """Collate tokenized rows."""
         return {
             "input_ids": pad([row["input_ids"] for row in rows], self.pad_id),
             "attention_mask": pad([[1] * len(row["input_ids"]) for row in rows], 0),
@@ -51,11 +69,12 @@ class TrainCollator:
 
 
 class EvalCollator(TrainCollator):
-    """Adds to a training batch what generation and scoring need."""
+    """Adds the prompts and records, which generation and scoring need."""
 
-    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Make a batch with left-padded `prompt_input_ids` and mask, and the `records`."""
-        return super().__call__(rows) | {
+    def __call__(self, rows: Sequence[Row]) -> EvalBatch:
+        """Collate tokenized rows with their prompts and records."""
+        return {
+            **super().__call__(rows),
             "prompt_input_ids": pad([row["prompt_ids"] for row in rows], self.pad_id, left=True),
             "prompt_attention_mask": pad(
                 [[1] * len(row["prompt_ids"]) for row in rows], 0, left=True

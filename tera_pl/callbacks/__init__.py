@@ -1,4 +1,4 @@
-"""What watches a run and writes its folder."""
+"""Callbacks that check a run and write its run directory."""
 
 from tera_pl.callbacks.best_adapter import BestAdapter
 from tera_pl.callbacks.best_checkpoint import BestCheckpoint

@@ -1,4 +1,4 @@
-"""Save the best checkpoint in a format that other programs read."""
+"""Save the best weights in the format of PEFT or transformers."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
+from tera_pl.callbacks.task import Task
 from tera_pl.checkpointing.atomic_writes import atomic_folder, check_target
 from tera_pl.checkpointing.run_directory import run_directory
 from tera_pl.distributed.fsdp2 import gather, load_trained
@@ -17,16 +18,14 @@ class BestAdapter(Callback):
     """Write the best checkpoint's adapter to `adapter/` at the end of training.
 
     The folder is in PEFT's format and loads with `PeftModel.from_pretrained`. A run without an
-    adapter (`model.adapter: null`) writes the whole model to `model/`, in the format of
-    transformers. Put this callback before those that describe the trained adapter: they then see
-    the best weights, which stay in the model.
+    adapter (`model.adapter: null`) writes the full model to `model/`, in the format of
+    transformers. The best weights stay in the model for the callbacks that run after this one.
 
-    The folder of an earlier part of the same run is replaced, unless somebody added files to it:
-    then training does not start.
+    A resumed run replaces the folder. If files were added to it, training does not start.
     """
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Check the place before training."""
+        """Check before training that the folder may be written."""
         folder = run_directory(trainer)
         if stage == "fit" and trainer.is_global_zero:
             check_target(folder / _name(pl_module), KIND, replace=True)
@@ -40,7 +39,7 @@ class BestAdapter(Callback):
             load_trained(pl_module, best["state_dict"])
             rank_zero_info(f"best checkpoint: {path} ({checkpoint.monitor} = {_score(checkpoint)})")
         folder = run_directory(trainer) / _name(pl_module)
-        # An adapter is whole in every process; a model that is trained in parts must be gathered.
+        # Every process has the full adapter; a sharded model must be gathered.
         weights = {} if pl_module.adapter else {"state_dict": gather(pl_module.model)}
         if trainer.is_global_zero:
             with atomic_folder(folder, KIND, replace=True) as part:
@@ -48,8 +47,8 @@ class BestAdapter(Callback):
                 pl_module.tokenizer.save_pretrained(part)
 
 
-def _name(pl_module: Any) -> str:
-    return "adapter" if pl_module.adapter else "model"
+def _name(task: Task) -> str:
+    return "adapter" if task.adapter else "model"
 
 
 def _score(checkpoint: ModelCheckpoint) -> float | None:

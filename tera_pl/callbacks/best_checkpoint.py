@@ -1,4 +1,4 @@
-"""Keep the best checkpoint, wherever its folder has moved."""
+"""Keep the best checkpoint of a run whose folder has moved."""
 
 import warnings
 from pathlib import Path
@@ -15,14 +15,14 @@ _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, which remembers the best score when a run goes on.
+    """Lightning's ModelCheckpoint that keeps the best score when a run resumes.
 
-    Lightning forgets it if the folder is written another way than when the run started: relative
-    or absolute, or moved. A worse checkpoint would then replace the best.
+    Lightning drops the score if the path of the folder differs from the one at the start of the
+    run (relative or absolute, or moved). A worse checkpoint would then replace the best.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a folder that this program did not write: files in it would be replaced."""
+        """Refuse a folder that this program did not write, because files would be replaced."""
         if self.filename is not None and {"/", ".."} & set(Path(self.filename).parts[:-1]):
             raise UserError(f"checkpoint.filename is {self.filename!r}: expected a name, no path")
         given = self.dirpath
@@ -34,21 +34,21 @@ class BestCheckpoint(ModelCheckpoint):
             claim_folder(Path(given), "folder of checkpoints")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the last state if there was no validation to save it at.
+        """Save the last state only if no validation has saved it.
 
-        Lightning also saves it if this process has not, which is so when a run goes on from its
-        last validation: `last.ckpt` would then be another than that of a run in one go.
+        Lightning also saves it when this process has not saved any. A run resumed from its last
+        validation would then write another `last.ckpt` than an uninterrupted run.
         """
         if not self.last_model_path:
             super().on_train_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what was best, in the folder where it now lies."""
+        """Restore the best score and paths, with the current folder."""
         assert self.dirpath is not None
         best = state_dict.get("best_model_path")
         if best and not Path(self._locate(best)).exists():
             warnings.warn(
-                f"the best checkpoint so far, {best}, is gone: what is best from here on is kept",
+                f"the best checkpoint so far, {best}, is gone: the best one from now on is kept",
                 stacklevel=2,
             )
             self.best_model_path = ""
@@ -63,10 +63,10 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict(state)
 
     def _locate(self, path: str) -> str:
-        """Find a file in this folder, or else where it was.
+        """Find a file in this folder, or else at its old path.
 
-        Resolved: a checkpoint that somebody else made could name a file outside as if it were in
-        here, and what is in here may be removed when a better one is saved.
+        The old path is resolved: files in this folder may be removed when a better one is saved,
+        and the path in an untrusted checkpoint could name another file as one in here.
         """
         here = Path(str(self.dirpath)) / Path(path).name
         return str(here) if here.exists() else str(Path(path).resolve())

@@ -1,45 +1,33 @@
-"""How exact float32 products are during training."""
+"""The precision of float32 matrix products during training."""
 
 from typing import Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+
+from tera_pl.callbacks.process_settings import ProcessSettings
 
 
-class MatmulPrecision(Callback):
-    """Let an accelerator round what it multiplies in `fit`.
+class MatmulPrecision(ProcessSettings):
+    """Set the precision of float32 matrix products in `fit` on an accelerator.
 
-    HiRA, DoRA and RandLoRA make float32 matrices of the size of the weights in every step; an A100
-    multiplies float32 in full at a sixteenth of the speed of TF32. What is compared, stored or
-    decomposed (weight updates, ranks, merging, export) is in full whatever this says, and so are
-    `validate`, `test` and `predict`. On a CPU nothing changes.
+    HiRA, DoRA and RandLoRA compute float32 matrices of the size of the weights in every step; an
+    A100 multiplies in full float32 at a sixteenth of the speed of TF32. Weight updates, ranks,
+    merging and export always use full precision, and so do `validate`, `test` and `predict`. On a
+    CPU nothing changes.
 
     Args:
-        float32: As in `torch.set_float32_matmul_precision`: `high` takes TF32 where there is such a
-            unit, `highest` multiplies in full.
+        float32: As in `torch.set_float32_matmul_precision`: `high` uses TF32 where the hardware has
+            it, `highest` multiplies in full float32.
     """
 
     def __init__(self, float32: Literal["highest", "high", "medium"] = "high") -> None:
+        super().__init__()
         self.float32 = float32
-        self._before: str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Set it for `fit` on an accelerator."""
+        """Set the precision for `fit` on an accelerator."""
         if stage == "fit" and trainer.strategy.root_device.type != "cpu":
-            self._before = torch.get_float32_matmul_precision()
+            before = torch.get_float32_matmul_precision()
+            self._restore.callback(torch.set_float32_matmul_precision, before)
             torch.set_float32_matmul_precision(self.float32)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Set it back."""
-        self._restore()
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Set it back."""
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._before is not None:
-            torch.set_float32_matmul_precision(self._before)
-            self._before = None

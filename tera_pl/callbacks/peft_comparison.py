@@ -13,8 +13,12 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from tera_pl.callbacks.resources import find_monitor
+from tera_pl.callbacks.task import Task
 from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.checkpointing.run_directory import run_directory
+from tera_pl.contracts import complete
+from tera_pl.errors import UserError
 
 FILE = "peft_comparison.json"
 PACKAGES = ("transformers", "peft", "datasets", "bitsandbytes", "torch")
@@ -25,15 +29,15 @@ KEPT = ("_metrics", "_reserved", "_samples", "_tokens", "_train_seconds", "_rece
 class PeftComparison(Callback):
     """Write `peft_comparison.json` in the layout of PEFT's `method_comparison/MetaMathQA/results`.
 
-    The verb `fit` writes it with status `canceled`, which PEFT's tables leave out; `test` in the
-    same folder adds the test score and makes it `success`. Not measured, and null: `forgetting`,
-    for which PEFT scores texts that are not part of a run, and hashes of data sets. Memory is that
-    of the accelerator, 0 where there is none. The numbers compare with PEFT's only if model, data,
-    steps and device do.
+    `fit` writes it with status `canceled`, which PEFT's tables leave out; `test` in the same run
+    directory adds the test score and sets the status to `success`. Not measured, and null:
+    `forgetting`, for which PEFT scores texts that are not part of a run, and hashes of datasets.
+    Memory is that of the accelerator, 0 without one. Scores, times and memory are comparable with
+    PEFT's only for the same model, data, steps and device.
 
     Args:
-        experiment_name: What PEFT calls the entry, `<method>/<name>`; from the adapter and the
-            name of the run if not given.
+        experiment_name: PEFT's name of the entry, `<method>/<name>`; by default from the adapter
+            and the name of the run.
     """
 
     def __init__(self, experiment_name: str | None = None) -> None:
@@ -45,10 +49,12 @@ class PeftComparison(Callback):
         self._train_seconds = 0.0
         self._recent: list[dict[str, Any]] = []
         self._started = ""
-        self._clocks = dict.fromkeys(("all", "fit", "step", "validation"), 0.0)
+        self._clocks = dict.fromkeys(("all", "fit", "validation"), 0.0)
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Start the clock of the whole run."""
+        """Start the clock of the run."""
+        if find_monitor(trainer) is None:
+            raise UserError("PeftComparison needs the callback ResourceMonitor, which times steps")
         self._clocks["all"] = time.perf_counter()
         self._started = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
 
@@ -56,31 +62,26 @@ class PeftComparison(Callback):
         """Start the clock of training."""
         self._clocks["fit"] = time.perf_counter()
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Start the clock of a step."""
-        self._clocks["step"] = time.perf_counter()
-
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note what a step took."""
-        if not outputs:  # its loss was not finite and is passed over
+        """Record the loss, time and memory of a step."""
+        if not outputs:  # skipped: its loss was not finite
             return
-        tokens = int(batch["attention_mask"].sum())
+        monitor = find_monitor(trainer)
+        assert monitor is not None
+        step = monitor.measure(batch)
         reserved, allocated = _memory()
-        seconds = time.perf_counter() - self._clocks["step"]
         self._reserved.append(reserved)
-        self._samples += len(batch["attention_mask"])
-        self._tokens += tokens
-        self._train_seconds += seconds
+        self._samples += step.examples
+        self._tokens += step.tokens
+        self._train_seconds += step.seconds
         loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
         self._recent.append(
             {
                 "loss": loss,
-                "tokens": tokens,
-                "seconds": seconds,
+                "tokens": step.tokens,
+                "seconds": step.seconds,
                 "reserved": reserved,
                 "allocated": allocated,
             }
@@ -91,7 +92,7 @@ class PeftComparison(Callback):
         self._clocks["validation"] = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Sum up the steps since the last validation."""
+        """Average the steps since the last validation."""
         if trainer.state.fn != "fit" or trainer.sanity_checking or not self._recent:
             return
         now = time.perf_counter()
@@ -129,7 +130,7 @@ class PeftComparison(Callback):
             "train total tokens": self._tokens,
             "forgetting": None,
         }
-        total, trained = _numbers(pl_module.model)
+        total, trained = _count_parameters(pl_module.model)
         entry = {
             "run_info": {
                 "created_at": self._started,
@@ -169,80 +170,78 @@ class PeftComparison(Callback):
         write_atomically(path, json.dumps(entry, indent=2) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep what a run that goes on has measured."""
+        """Save the measurements for a resumed run."""
         return {name: getattr(self, name) for name in KEPT}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it over."""
+        """Restore the measurements."""
         for name in KEPT:
             setattr(self, name, state_dict[name])
 
 
 def _memory() -> tuple[int, int]:
-    """Bytes of the accelerator that are reserved and allocated."""
+    """Reserved and allocated bytes of the accelerator."""
     if not torch.cuda.is_available():
         return 0, 0
     return torch.cuda.memory_reserved(), torch.cuda.memory_allocated()
 
 
-def _numbers(model: torch.nn.Module) -> tuple[int, int]:
-    """All and trained parameters, counted as PEFT does: buffers are not among them."""
+def _count_parameters(model: torch.nn.Module) -> tuple[int, int]:
+    """Count all and the trainable parameters as PEFT does, without buffers."""
     parameters = list(model.parameters())
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
 
 
-def _name(trainer: Trainer, pl_module: Any) -> str:
-    method = pl_module.adapter.peft_type.lower() if pl_module.adapter else "full-finetuning"
+def _name(trainer: Trainer, task: Task) -> str:
+    method = task.adapter.peft_type.lower() if task.adapter else "full-finetuning"
     return f"{method}/{run_directory(trainer).parent.name}"
 
 
-def _train_config(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
-    backbone, data = pl_module.backbone, trainer.datamodule  # type: ignore[attr-defined]
-    encoding = getattr(data, "encoding", None)
-    optimizer = pl_module.spec["optimizer"]
+def _train_config(trainer: Trainer, task: Task) -> dict[str, Any]:
+    data = complete(trainer.datamodule)  # type: ignore[attr-defined]
+    backbone, encoding, optimizer = task.backbone, data.encoding, task.spec.optimizer
+    assert task.spec.training is not None
     return {
         "model_id": backbone.path,
         "dtype": backbone.dtype,
-        "max_seq_length": getattr(encoding, "max_length", None),
+        "max_seq_length": encoding.max_length if encoding else None,
         # Null where batches have a budget of tokens.
-        "batch_size": None
-        if getattr(data, "tokens_per_batch", None)
-        else getattr(data, "batch_size", None),
-        "batch_size_eval": getattr(data, "eval_batch_size", None),
+        "batch_size": None if data.tokens_per_batch else data.batch_size,
+        "batch_size_eval": data.eval_batch_size,
         "max_steps": trainer.max_steps,
         "eval_steps": trainer.val_check_interval,
         "compile": False,
         "use_gc": backbone.gradient_checkpointing,
-        "query_template": getattr(encoding, "template", None),
-        "seed": pl_module.spec["training"]["seed"],
+        "query_template": encoding.template if encoding else None,
+        "seed": task.spec.training["seed"],
         "grad_norm_clip": trainer.gradient_clip_val,
         "optimizer_type": optimizer["class"],
         "optimizer_kwargs": {k: v for k, v in optimizer.items() if k != "class"},
-        "lr_scheduler": pl_module.schedule.name,
+        "lr_scheduler": task.schedule.name,
         "use_amp": "mixed" in str(trainer.precision),
         "autocast_adapter_dtype": False,
-        "generation_kwargs": asdict(pl_module.generation),
+        "generation_kwargs": asdict(task.generation),
         "attn_implementation": backbone.attn_implementation,
         "init_kv_cache_prefix": None,
     }
 
 
-def _peft_config(pl_module: Any) -> dict[str, Any] | None:
-    if pl_module.adapter is None:
+def _peft_config(task: Task) -> dict[str, Any] | None:
+    if task.adapter is None:
         return None
-    config = pl_module.model.peft_config["default"].to_dict()
+    config = task.model.peft_config["default"].to_dict()
     return {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
 
 
 def _file_size(folder: Path, model: torch.nn.Module) -> int:
-    """Bytes of the adapter's file; of all weights where there is none, as PEFT has it."""
+    """Size of the adapter's file in bytes; of all weights without one, as PEFT counts it."""
     path = folder / "adapter" / "adapter_model.safetensors"
     if path.exists():
         return path.stat().st_size
     return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-def _meta_info(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
+def _meta_info(trainer: Trainer, task: Task) -> dict[str, Any]:
     packages: dict[str, str | None] = {}
     for name in PACKAGES:
         packages[f"{name}-version"] = _version(name)
@@ -250,7 +249,7 @@ def _meta_info(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     data = type(trainer.datamodule).__name__  # type: ignore[attr-defined]
     return {
-        "model_info": {"sha": pl_module.spec["backbone"].get("commit"), "created_at": None},
+        "model_info": {"sha": task.spec.backbone["commit"], "created_at": None},
         "dataset_info": {data: {"sha": None, "created_at": None}},
         "package_info": packages,
         "system_info": {

@@ -1,4 +1,4 @@
-"""Make sure that training moves what it is meant to move."""
+"""Check that training changes the trainable parameters."""
 
 from typing import Any
 
@@ -11,18 +11,18 @@ from torch.optim import Optimizer
 from tera_pl.distributed.fsdp2 import any_rank
 from tera_pl.errors import UserError
 
-# Parts of a tensor from each of which two entries are looked at.
+# A tensor is divided into this many parts, and two entries of each are compared.
 PARTS = 32
 
 
 class PrecisionGuard(Callback):
-    """Refuse precisions in which trainable parameters cannot move, and check that they move.
+    """Refuse precisions in which trainable parameters cannot change, and check that they change.
 
     A trainer with `bf16-true` or `16-true` casts the adapter to 16 bits. Between 1 and 2, bfloat16
-    has steps of 2^-7: an optimizer step of 1e-3 rounds to nothing. After the first optimizer step
-    with a learning rate, every trainable parameter that had a gradient must have changed. Of each,
-    up to 96 entries are compared, among them those with the largest gradients: a copy of all would
-    be a copy of the model in full fine-tuning.
+    has steps of 2^-7: an optimizer step of 1e-3 rounds to zero. After the first optimizer step
+    with a nonzero learning rate, every trainable parameter that had a gradient must have changed.
+    Up to 96 entries of each are compared, among them those with the largest gradients: a copy of
+    all entries would be a copy of the model in full fine-tuning.
     """
 
     def __init__(self) -> None:
@@ -30,19 +30,19 @@ class PrecisionGuard(Callback):
         self._done = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse 16-bit vectors before anything is loaded."""
+        """Refuse 16-bit trainable parameters before anything is loaded."""
         if stage == "fit" and trainer.precision in {"bf16-true", "16-true"}:
             raise UserError(
-                f"trainer.precision: {trainer.precision} would round the trained vectors to 16 "
-                "bits, where steps near one vanish: use 32-true and set model.backbone.dtype to "
+                f"trainer.precision: {trainer.precision} would round the trainable parameters to "
+                "16 bits, where steps near one vanish: use 32-true and set model.backbone.dtype to "
                 "bfloat16 for a 16-bit base"
             )
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Remember entries of what is trained before the first step with a learning rate."""
-        # A warm-up starts at a rate of zero: its first step moves nothing, rightly.
+        """Copy entries of the trainable parameters before the first step with a learning rate."""
+        # A warm-up starts at a rate of zero: its first step changes nothing.
         if self._done or not any(group["lr"] for group in optimizer.param_groups):
             return
         self._before = {}
@@ -60,7 +60,7 @@ class PrecisionGuard(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Compare after that step."""
+        """Compare the entries after that step."""
         if self._before is None:
             return
         before, self._before, self._done = self._before, None, True
@@ -76,27 +76,27 @@ class PrecisionGuard(Callback):
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """The entries that this process has."""
+    """Flatten the local shard of a tensor."""
     tensor = tensor.detach()
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).reshape(-1)
 
 
 def _places(gradient: Tensor) -> Tensor:
-    """Where the largest and the smallest entry of each of `PARTS` parts are, and the last ones."""
+    """Indices of the largest and the smallest entry of each part, and of the remaining entries."""
     length = gradient.numel() // PARTS
     last = torch.arange(PARTS * length, gradient.numel(), device=gradient.device)
     if not length:
         return last
     parts = gradient[: PARTS * length].view(PARTS, length)
     starts = torch.arange(0, PARTS * length, length, device=gradient.device)
-    # Neither makes a tensor of the size of the gradient, as `abs` would.
+    # `abs` would allocate a tensor of the size of the gradient.
     return torch.cat([starts + parts.argmax(1), starts + parts.argmin(1), last])
 
 
 def _stuck(
     before: dict[str, tuple[Tensor, Tensor, Tensor]], parameters: dict[str, nn.Parameter]
 ) -> list[str]:
-    """Which had a gradient and are what they were."""
+    """Name the parameters that had a gradient and did not change."""
     if not before:
         return []
     flags = [
@@ -105,7 +105,7 @@ def _stuck(
         & (_flat(parameters[name])[places] == values).all()
         for name, (places, values, gradient) in before.items()
     ]
-    # One wait for the device, not one for each tensor.
+    # One synchronization with the device, not one per tensor.
     found = torch.stack(flags).tolist()
     return [
         f"{name} ({parameters[name].dtype})"

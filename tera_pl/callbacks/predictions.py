@@ -1,4 +1,4 @@
-"""Write what the model answered."""
+"""Write generated answers."""
 
 import json
 from pathlib import Path
@@ -15,11 +15,11 @@ Prediction = dict[str, Any]
 class PredictionWriter(Callback):
     """Write predictions as JSON lines and a sample of them as text to TensorBoard.
 
-    Test and predict write every prediction to `predictions.jsonl`; an older file is kept under a
-    numbered name. With several processes each writes its own file, `predictions.<rank>.jsonl`.
+    Test and predict write every prediction to `predictions.jsonl`; an older file gets a numbered
+    name. With several processes each writes its own file, `predictions.<rank>.jsonl`.
 
     Args:
-        num_samples: How many predictions each validation and test shows in TensorBoard.
+        num_samples: Number of predictions that each validation and test shows in TensorBoard.
     """
 
     def __init__(self, num_samples: int = 8) -> None:
@@ -116,7 +116,7 @@ def _keep_older(path: Path) -> None:
 
 
 def _format(prediction: Prediction) -> str:
-    """One prediction as Markdown; the indented block keeps line breaks and markup as they are."""
+    """Format a prediction as Markdown; the indented block shows markup as text."""
     mark = {True: "right", False: "wrong", None: "not judged"}[prediction.get("correct")]
     return (
         f"**{markdown(prediction['task'])}** {markdown(prediction['id'])}: {mark}\n\n"

@@ -23,22 +23,22 @@ from tera_pl.checkpointing.atomic_writes import open_atomically, write_atomicall
 from tera_pl.checkpointing.run_directory import run_directory, tensorboard
 from tera_pl.errors import UserError
 
-SECONDS_BETWEEN_WORDS = 10.0
+SECONDS_BETWEEN_REPORTS = 10.0
 
 
 class RankLogger(Callback):
     """Log numerical, stable and entropy rank of every weight update.
 
     Writes scalars `ranks/<module>/<kind>` (mean over the layers), a figure per layer, `ranks.csv`
-    with one row per layer and point, and `singular_values.npz` with those of the last point by
-    layer. A decomposition of a 4096 x 4096 update that is no product of thin factors takes seconds,
-    so ranks are taken at the end of training and, if asked, every so many validations. One update
-    is in memory at a time. A layer that has no ranks, because its update has a NaN or depends on
-    the input, has a row with the reason in its column `note`, and a warning names it. Whatever goes
-    wrong here is a warning: a finished run is worth more than its ranks.
+    with one row per layer and logged step, and `singular_values.npz` with the values of the last
+    logged step by layer. The decomposition of a 4096 x 4096 update that is not low-rank takes
+    seconds, so ranks are logged at the end of training and, optionally, every `n` validations. One
+    update is in memory at a time. A layer without ranks, because its update has a NaN or depends on
+    the input, has a row with the reason in its column `note`, and a warning names it. Every failure
+    here is a warning, so that a finished run is not lost.
 
     Args:
-        every_n_validations: Also log after every so many validations; 0 logs at the end only.
+        every_n_validations: Also log after every `n` validations; 0 logs at the end only.
     """
 
     def __init__(self, every_n_validations: int = 0) -> None:
@@ -48,7 +48,7 @@ class RankLogger(Callback):
         self._validations = 0
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Log at the chosen validations."""
+        """Log after every `n` validations."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or not self.every_n_validations:
             return
         self._validations += 1
@@ -69,7 +69,7 @@ class RankLogger(Callback):
 
     def _write(self, trainer: Trainer, pl_module: Any) -> None:
         folder = run_directory(trainer)
-        # Some updates contain the base weight, which all processes gather together.
+        # Some updates depend on the base weight, which all processes gather together.
         if not trainer.is_global_zero and pl_module.device_mesh is None:
             return
         values, spectra, failures = _decompose(pl_module.model)
@@ -95,22 +95,22 @@ class RankLogger(Callback):
 def _decompose(
     model: nn.Module,
 ) -> tuple[dict[str, Tensor], dict[str, Spectrum], dict[str, str]]:
-    """Singular values, ranks and reasons for none by layer, with a word where it takes long."""
+    """Singular values, ranks and reasons for missing ranks by layer, with reports of progress."""
     values: dict[str, Tensor] = {}
     spectra: dict[str, Spectrum] = {}
     failures: dict[str, str] = {}
     layers = adapted_layers(model)
-    start = told = time.monotonic()
+    start = reported = time.monotonic()
     for done, (name, layer) in enumerate(layers.items()):
-        if time.monotonic() - told > SECONDS_BETWEEN_WORDS:
-            told = time.monotonic()
-            left = (told - start) / done * (len(layers) - done)
+        if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+            reported = time.monotonic()
+            left = (reported - start) / done * (len(layers) - done)
             rank_zero_info(f"ranks: {done} of {len(layers)} updates, about {left:.0f} s left")
         try:
             decomposed = layer_singular_values(layer).float()
             spectra[name] = summarize_values(decomposed, delta_weight_shape(layer))
             values[name] = decomposed
-        # Methods of other packages raise what they like, and the run is finished.
+        # Methods of other packages raise any exception, and the run is finished.
         except Exception as error:  # noqa: BLE001
             failures[name] = _describe(error)
     return values, spectra, failures
@@ -122,7 +122,7 @@ def _describe(error: Exception) -> str:
 
 
 def _warn(failures: Mapping[str, str]) -> None:
-    """One line for each reason, however many layers it has."""
+    """Warn once per reason."""
     for reason in dict.fromkeys(failures.values()):
         names = [name for name, found in failures.items() if found == reason]
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -156,7 +156,7 @@ def _append_csv(
 
 
 def _draw(by_module: dict[str, list[Spectrum]]) -> Figure:
-    """Rank of every layer as in the paper's Fig. 3, with the largest possible rank dashed."""
+    """Plot the ranks of every layer as in the paper's Fig. 3; the largest possible is dashed."""
     figure = Figure(figsize=(4.0 * len(by_module), 3.2), layout="constrained")
     for index, (module, spectra) in enumerate(by_module.items(), start=1):
         axes = figure.add_subplot(1, len(by_module), index)

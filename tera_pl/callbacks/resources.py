@@ -1,27 +1,48 @@
-"""Count and time what a run costs."""
+"""Measure tokens, time and memory of a run."""
 
 import resource
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tera_pl.analysis import count
+from tera_pl.contracts import TrainBatch
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step.
+
+    Args:
+        examples: Rows of the batch.
+        tokens: Its tokens, without padding.
+        seconds: Time from the start of the step to its end, without loading the batch.
+    """
+
+    examples: int
+    tokens: int
+    seconds: float
 
 
 class ResourceMonitor(Callback):
-    """Log counts, peak memory and speed of training as `resources/...`."""
+    """Measure training steps; log counts, peak memory and throughput as `resources/...`.
+
+    This is the only clock of training steps. Other callbacks find it by `find_monitor` and call
+    `measure`, in any order.
+    """
 
     def __init__(self) -> None:
         self.summary: dict[str, int | float] = {}
         self._tokens = 0
         self._seconds = 0.0
         self._batch_start = 0.0
+        self._step: Step | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Count the numbers and start measuring memory."""
+        """Count the parameters and start measuring memory."""
         self.summary |= asdict(count(pl_module.model))
         self._interval = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if torch.cuda.is_available():
@@ -31,7 +52,23 @@ class ResourceMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Start the clock of a step."""
+        self._step = None
         self._batch_start = time.perf_counter()
+
+    def measure(self, batch: TrainBatch) -> Step:
+        """Measure the step that has just ended; the first call for a step stops its clock.
+
+        Args:
+            batch: The batch of the step.
+
+        Returns:
+            Examples, tokens and seconds of the step.
+        """
+        if self._step is None:
+            mask = batch["attention_mask"]
+            seconds = time.perf_counter() - self._batch_start
+            self._step = Step(len(mask), int(mask.sum()), seconds)
+        return self._step
 
     def on_train_batch_end(
         self,
@@ -41,9 +78,10 @@ class ResourceMonitor(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count the tokens and seconds of a step; validation is not in them."""
-        self._tokens += int(batch["attention_mask"].sum())
-        self._seconds += time.perf_counter() - self._batch_start
+        """Add the tokens and seconds of the step; those of validation are not counted."""
+        step = self.measure(batch)
+        self._tokens += step.tokens
+        self._seconds += step.seconds
         if trainer.global_step and trainer.global_step % self._interval == 0:
             self._log(trainer)
 
@@ -52,11 +90,11 @@ class ResourceMonitor(Callback):
         self._log(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the totals of a run that goes on."""
+        """Save the totals for a resumed run."""
         return {"tokens": self._tokens, "seconds": self._seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them over."""
+        """Restore the totals."""
         self._tokens, self._seconds = state_dict["tokens"], state_dict["seconds"]
 
     def _log(self, trainer: Trainer) -> None:
@@ -70,6 +108,12 @@ class ResourceMonitor(Callback):
             logger.log_metrics(
                 {f"resources/{k}": v for k, v in self.summary.items()}, step=trainer.global_step
             )
+
+
+def find_monitor(trainer: Trainer) -> ResourceMonitor | None:
+    """Find the resource monitor among the callbacks of a trainer."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return next((c for c in callbacks if isinstance(c, ResourceMonitor)), None)
 
 
 def peak_memory_bytes() -> int:

@@ -1,4 +1,4 @@
-"""Write every score of a run, with what it depends on, to one file."""
+"""Write the scores of a run, with the settings they depend on, to `results.json`."""
 
 import importlib.metadata
 import json
@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from tera_pl.callbacks.resources import ResourceMonitor
+from tera_pl.callbacks.resources import find_monitor
+from tera_pl.callbacks.task import Task
 from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.checkpointing.run_directory import run_directory
+from tera_pl.checkpointing.run_spec import class_path
+from tera_pl.contracts import IncompleteMetric, complete
 
 PACKAGES = ("tera-pl", "torch", "lightning", "transformers", "peft", "datasets", "torchmetrics")
 
@@ -21,9 +24,9 @@ PACKAGES = ("tera-pl", "torch", "lightning", "transformers", "peft", "datasets",
 class ResultsWriter(Callback):
     """Write `results.json` at the end of fit, validate and test.
 
-    One section per stage with its scores; the settings of adapter, backbone, optimizer and data
-    they were reached with; counts, bytes, seconds, peak memory; seed and versions. A stage that is
-    run again moves its older section to `previous`.
+    It has one section per stage with its scores; the settings of adapter, backbone, optimizer and
+    data; counts, bytes, seconds, peak memory; seed and versions. When a stage runs again, its older
+    section moves to `previous`.
     """
 
     def __init__(self) -> None:
@@ -39,7 +42,7 @@ class ResultsWriter(Callback):
         self._write(trainer, pl_module, "fit")
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Remember the scores of a validation, or write them if it is one of its own."""
+        """Remember the scores of a validation in `fit`; write those of `validate`."""
         if trainer.state.fn == "fit":
             self._validation = {k: v for k, v in _scores(trainer).items() if k.startswith("val/")}
         if trainer.state.fn == "validate":
@@ -50,14 +53,14 @@ class ResultsWriter(Callback):
         self._write(trainer, pl_module, "test")
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the scores of the last validation: a run that goes on may not validate again."""
+        """Save the scores of the last validation: a resumed run may not validate again."""
         return {"validation": self._validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them over."""
+        """Restore the scores of the last validation."""
         self._validation = state_dict["validation"]
 
-    def _write(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def _write(self, trainer: Trainer, task: Task, stage: str) -> None:
         path = run_directory(trainer) / "results.json"
         if not trainer.is_global_zero:
             return
@@ -70,18 +73,18 @@ class ResultsWriter(Callback):
             "seconds": time.perf_counter() - self._start,
             "step": trainer.global_step,
         }
-        if pl_module.changed:
-            section["changed_since_checkpoint"] = pl_module.changed
-        if missing := getattr(pl_module.metric, "missing", None):
-            section["missing_scores"] = missing
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, ResourceMonitor) and callback.summary:
-                section["resources"] = callback.summary
+        if task.changed:
+            section["changed_since_checkpoint"] = task.changed
+        if isinstance(task.metric, IncompleteMetric) and task.metric.missing:
+            section["missing_scores"] = task.metric.missing
+        monitor = find_monitor(trainer)
+        if monitor is not None and monitor.summary:
+            section["resources"] = monitor.summary
         results[stage] = section
-        results["settings"] = pl_module.spec | {
-            "backbone": asdict(pl_module.backbone) | pl_module.spec["backbone"],
+        results["settings"] = task.spec.as_dict() | {
+            "backbone": asdict(task.backbone) | task.spec.backbone,
             "data": _describe_data(trainer),
-            "protocol": _describe_protocol(trainer, pl_module),
+            "protocol": _describe_protocol(trainer, task),
         }
         results["environment"] = _environment()
         write_atomically(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
@@ -107,19 +110,18 @@ def _checkpoint(trainer: Trainer, stage: str) -> dict[str, Any]:
 
 def _describe_data(trainer: Trainer) -> dict[str, Any]:
     data = trainer.datamodule  # type: ignore[attr-defined]
-    described: dict[str, Any] = {"class": f"{type(data).__module__}.{type(data).__qualname__}"}
-    if hasattr(data, "statistics"):
-        described["statistics"] = data.statistics()
-    return described
+    statistics = complete(data).statistics()
+    described = {"class": class_path(data)}
+    return described if statistics is None else described | {"statistics": statistics}
 
 
-def _describe_protocol(trainer: Trainer, pl_module: Any) -> dict[str, Any]:
-    """Tell what makes scores comparable: template, mask, split, decoding, extraction, selection."""
-    data, metric = trainer.datamodule, pl_module.metric  # type: ignore[attr-defined]
+def _describe_protocol(trainer: Trainer, task: Task) -> dict[str, Any]:
+    """Describe what scores depend on: template, mask, split, decoding, extraction, selection."""
+    data = complete(trainer.datamodule)  # type: ignore[attr-defined]
     checkpoint = trainer.checkpoint_callback
-    return (data.describe_protocol() if hasattr(data, "describe_protocol") else {}) | {
-        "generation": asdict(pl_module.generation),
-        "metric": None if metric is None else type(metric).__name__,
+    return (data.describe_protocol() or {}) | {
+        "generation": asdict(task.generation),
+        "metric": None if task.metric is None else type(task.metric).__name__,
         "selection": {
             "monitor": getattr(checkpoint, "monitor", None),
             "mode": getattr(checkpoint, "mode", None),

@@ -1,4 +1,4 @@
-"""Make a run easy to read in TensorBoard."""
+"""Lay out a run in TensorBoard."""
 
 import re
 from collections import defaultdict
@@ -11,6 +11,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from tera_pl.adapters.tera import TeraLayer
 from tera_pl.analysis.delta_weights import adapted_layers
+from tera_pl.callbacks.task import Task
 from tera_pl.checkpointing.run_directory import tensorboard
 from tera_pl.reporting.runs import flatten
 
@@ -18,12 +19,12 @@ RESOURCES = ("trained", "train_seconds", "peak_memory_bytes")
 
 
 class TensorBoardLayout(Callback):
-    """Write what TensorBoard needs to show runs beside each other.
+    """Write the settings and charts by which TensorBoard compares runs.
 
-    A row in its HPARAMS table with the settings of the run, whose scores are the scalars of the
-    run themselves; a page of custom scalars with loss, scores and ranks; and, for TeRA,
-    histograms `vectors/<module>/<number>` of each trained vector over all layers, after every
-    validation. Nothing is written without a TensorBoardLogger.
+    These are a row in the HPARAMS table with the settings of the run, whose scores are its
+    scalars; a page of custom scalars with loss, scores and ranks; and, for TeRA, histograms
+    `vectors/<module>/<number>` of each scaling vector over all layers, after every validation.
+    Nothing is written without a TensorBoardLogger.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -33,7 +34,7 @@ class TensorBoardLayout(Callback):
         monitor = getattr(trainer.checkpoint_callback, "monitor", None) or "val/loss"
         values = {key: _plain(value) for key, value in _settings(pl_module).items()}
         for writer in tensorboard(trainer):
-            # Names alone: a value here would be a point in the curve of that name.
+            # Names only: TensorBoard shows the run's scalars of these names.
             names = dict.fromkeys(_score_names(pl_module, monitor), 0.0)
             for summary in hparams(values, names):  # type: ignore[no-untyped-call]
                 writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
@@ -50,11 +51,17 @@ class TensorBoardLayout(Callback):
                 writer.add_histogram(name, values, global_step=trainer.global_step)
 
 
-def _settings(pl_module: Any) -> dict[str, Any]:
-    """Settings by dotted name; what only identifies weights says nothing in a table."""
-    names = ("adapter", "optimizer", "schedule", "training")
-    settings = flatten({name: pl_module.spec.get(name) or {} for name in names})
-    settings["backbone"] = pl_module.backbone.path
+def _settings(task: Task) -> dict[str, Any]:
+    """Settings by dotted name, without the hashes that identify weights."""
+    settings = flatten(
+        {
+            "adapter": task.spec.adapter or {},
+            "optimizer": task.spec.optimizer,
+            "schedule": task.spec.schedule,
+            "training": task.spec.training or {},
+        }
+    )
+    settings["backbone"] = task.backbone.path
     return {name: value for name, value in settings.items() if not name.endswith("sha256")}
 
 
@@ -62,18 +69,18 @@ def _plain(value: Any) -> bool | int | float | str:
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def _score_names(pl_module: Any, monitor: str) -> list[str]:
-    scores = [] if pl_module.metric is None else pl_module.metric.names()
+def _score_names(task: Task, monitor: str) -> list[str]:
+    scores = [] if task.metric is None else task.metric.names()
     names = [monitor, "val/loss", "test/loss", *(f"test/{name}" for name in scores)]
     return list(dict.fromkeys([*names, *(f"resources/{name}" for name in RESOURCES)]))
 
 
 def _layout(monitor: str) -> dict[str, dict[str, list[Any]]]:
-    """Charts by category; a chart takes all tags that match its patterns."""
+    """Charts by category; a chart shows all tags that match its patterns."""
     charts: dict[str, list[Any]] = {
         "loss": ["Multiline", ["^train/loss$", "^val/loss$"]],
-        "mean rank of the updates": ["Multiline", [r"^ranks/[^/]+/rank$"]],
-        "mean stable rank of the updates": ["Multiline", [r"^ranks/[^/]+/stable_rank$"]],
+        "mean rank of the weight updates": ["Multiline", [r"^ranks/[^/]+/rank$"]],
+        "mean stable rank of the weight updates": ["Multiline", [r"^ranks/[^/]+/stable_rank$"]],
     }
     if monitor != "val/loss":
         charts["validation score"] = ["Multiline", [f"^{re.escape(monitor)}$"]]
@@ -81,7 +88,7 @@ def _layout(monitor: str) -> dict[str, dict[str, list[Any]]]:
 
 
 def _vectors(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Trained vectors of TeRA, those of all layers together, by module and position."""
+    """Scaling vectors of TeRA, those of all layers concatenated, by module and position."""
     found: dict[str, list[Tensor]] = defaultdict(list)
     for name, layer in adapted_layers(model).items():
         if isinstance(layer, TeraLayer):

@@ -1,4 +1,4 @@
-"""How checkpoints are written to the disk and read back."""
+"""Write checkpoints to the disk and read them."""
 
 import pickle
 import re
@@ -15,7 +15,7 @@ from tera_pl.checkpointing.checksums import digest_entries
 from tera_pl.checkpointing.resume_command import stopped_by_disk
 from tera_pl.errors import UserError
 
-# Where a checkpoint has the digests of everything else in it.
+# Key of a checkpoint under which the digests of all other entries are stored.
 DIGESTS = "tera_pl_digests"
 WHAT_TO_DO = "use another checkpoint of the run"
 
@@ -23,23 +23,23 @@ WHAT_TO_DO = "use another checkpoint of the run"
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write checkpoints atomically, with checksums; verify them, and execute nothing, on loading.
 
-    Lightning writes to the system's folder for temporary files and moves the file from there, which
-    is a copy, and can be half one, where the run lies on another disk; and does not wait until it
-    is on the disk. torch does not verify the checksums of its format.
+    Lightning writes to the system's temporary folder and moves the file. If the run is on another
+    disk, the move is a copy, which can be interrupted; and Lightning does not call fsync. torch
+    does not verify the checksums of its format.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Save a checkpoint on this machine's disks, with a digest of every entry.
+        """Save a checkpoint with a digest of every entry.
 
         Args:
             checkpoint: Tensors and plain values.
-            path: Where to.
+            path: The file.
             storage_options: Not used.
 
         Raises:
-            UserError: If there is anything but tensors and plain values in it.
+            UserError: If the checkpoint holds other objects than tensors and plain values.
             RunStoppedError: If the disk is full.
         """
         checkpoint = checkpoint | {DIGESTS: digest_entries(checkpoint)}
@@ -53,7 +53,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise stopped_by_disk(error, Path(path).parent) from error
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint that a better one replaces; Lightning would remove a folder too."""
+        """Remove a checkpoint file; Lightning would remove a folder as well."""
         if "://" in str(path):
             super().remove_checkpoint(path)
         elif Path(path).suffix == ".ckpt" and Path(path).is_file():
@@ -65,21 +65,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Load a checkpoint and verify its content.
 
         Args:
-            path: Where from.
+            path: The file.
             map_location: Device of its tensors.
             weights_only: Only True is accepted, and the default.
 
         Returns:
-            What was saved.
+            The saved tensors and plain values.
 
         Raises:
-            UserError: If the file is damaged, holds more than tensors and plain values, or was
-                not written by this class.
+            UserError: If the file is damaged, holds other objects than tensors and plain values,
+                or was not written by this class.
         """
         assert weights_only is not False, "nothing from a checkpoint is executed"
         try:
             checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
-        # A damaged file can make torch's reader raise anything.
+        # For a damaged file, torch's reader raises many types of exceptions.
         except Exception as error:
             raise UserError(f"ckpt_path: {path} {_describe(error)}: {WHAT_TO_DO}") from error
         return _verify(checkpoint, path)
@@ -108,7 +108,7 @@ def _verify(checkpoint: Any, path: Any) -> dict[str, Any]:
     saved = checkpoint[DIGESTS]
     try:
         found = digest_entries(content)
-    # What a damaged file makes of a tensor may not be one that can be read.
+    # A tensor of a damaged file may be unreadable.
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"ckpt_path: {path} is damaged ({reason}): {WHAT_TO_DO}") from error
@@ -128,14 +128,14 @@ def _verify(checkpoint: Any, path: Any) -> dict[str, Any]:
 
 
 def check_version(checkpoint: Mapping[str, Any], path: Any) -> None:
-    """Refuse a checkpoint without the version of Lightning, which it migrates from.
+    """Refuse a checkpoint without the version of Lightning, which its migration needs.
 
     Args:
         checkpoint: The content.
-        path: Where it is from.
+        path: The file.
 
     Raises:
-        UserError: If there is no version, or Lightning could not read it.
+        UserError: If the version is missing or unreadable.
     """
     version = checkpoint.get("pytorch-lightning_version")
     try:

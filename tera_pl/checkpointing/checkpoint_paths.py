@@ -1,4 +1,4 @@
-"""Find the checkpoints that `last` and `best` stand for."""
+"""Find the checkpoints that `--ckpt_path last` and `best` name."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +10,14 @@ KEYWORDS = ("last", "best")
 def find_checkpoint(keyword: str, settings: Any) -> Path | None:
     """Find the newest checkpoint of the runs that a configuration writes.
 
-    Lightning knows both words too, but looks in the folder of the run that is about to start, in
-    which there is nothing yet.
+    Lightning has both keywords too, but looks in the folder of the new run, which is empty.
 
     Args:
         keyword: `last` or `best`.
         settings: The configuration of a subcommand, parsed and not instantiated.
 
     Returns:
-        The file that was written last among those of this name, or null if there is none.
+        The file of this name that was written last, or None.
     """
     name = "last" if keyword == "last" else settings.get("checkpoint.filename") or "best"
     found = [folder / f"{name}.ckpt" for folder in _folders(settings)]

@@ -1,22 +1,25 @@
-"""Whether a checkpoint fits this run."""
+"""Check that a checkpoint fits a run."""
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tera_pl.checkpointing.run_spec import RunSpec
 from tera_pl.errors import UserError
 
-SECTIONS = ("adapter", "backbone", "data", "tokenizer")
-# What training goes on with: its state comes from the checkpoint and would silently win.
+# Sections of a run that matter only when training resumes: the state of the optimizer and of the
+# schedule comes from the checkpoint and would silently replace other settings.
 RESUMED_SECTIONS = ("optimizer", "schedule", "training")
-# A base may move; what it is, config and weights tell.
-TOLD = ("backbone.path", "backbone.revision", "backbone.commit", "backbone.config_sha256")
-# Characters of a value in an error.
+SECTIONS = [field.name for field in fields(RunSpec) if field.name not in RESUMED_SECTIONS]
+# The same base model may lie in another folder or revision: its config and weights are compared.
+NOT_COMPARED = ("backbone.path", "backbone.revision", "backbone.commit", "backbone.config_sha256")
+# Longest value in an error, in characters.
 MAX_SHOWN = 300
-# The state of one class of optimizer is nothing to another.
+# Another class of optimizer cannot use the saved state.
 FIXED = {"optimizer.class"}
 # Differences in an error; another adapter has dozens.
 SHOWN = 3
@@ -37,20 +40,19 @@ def check_checkpoint(
 
     Args:
         checkpoint: The loaded checkpoint.
-        spec: What this run would write beside its tensors. A section that it lacks is not
-            compared.
-        parameters: The trained parameters of this run by name.
-        resuming: Whether training goes on; then optimizer, schedule and what else the steps
-            depend on must agree as well. The length of training may differ where the learning
-            rates do not depend on it.
+        spec: The sections of this run's `RunSpec` as plain values.
+        parameters: The trainable parameters of this run by name.
+        resuming: Whether training resumes; then optimizer, schedule and the other settings of the
+            steps must agree as well. The length of training may differ where the learning rates
+            do not depend on it.
         allow_changed: Names of settings that may differ, as the error prints them.
 
     Returns:
-        What differs and is allowed to: its names.
+        Names of the settings that differ and are allowed to.
 
     Raises:
-        UserError: If anything else differs, naming each key with both values, if an allowed name
-            is no setting at all, or if a tensor has the wrong type or values that are not finite.
+        UserError: If any other setting differs, naming each key with both values, if an allowed
+            name is unknown, or if a tensor has the wrong type or values that are not finite.
     """
     found = checkpoint.get("tera_pl")
     if not isinstance(found, Mapping):
@@ -59,7 +61,6 @@ def check_checkpoint(
             "by this framework's tasks"
         )
     sections = [*(RESUMED_SECTIONS if resuming else ()), *SECTIONS]
-    sections = [section for section in sections if section in spec]
     if missing := [section for section in sections if section not in found]:
         raise UserError(
             f"ckpt_path: the checkpoint's description has no section {', '.join(missing)}: it was "
@@ -67,14 +68,15 @@ def check_checkpoint(
         )
     differing = {key: both for key, *both in find_differences(found, spec, sections)}
     _check_names(allow_changed, dict(_flatten(found)).keys() | dict(_flatten(spec)).keys())
-    compared = [key for key in differing if key not in TOLD]
+    compared = [key for key in differing if key not in NOT_COMPARED]
     allowed = set(allow_changed) - FIXED
-    schedule = spec.get("schedule", {}).get("name")
+    schedule = spec["schedule"]["name"]
     if schedule in OPEN_ENDED:
         allowed |= LENGTH
     if refused := [key for key in compared if key not in allowed]:
-        told = [key for key in differing if key in TOLD] if _is_base(refused) else []
-        raise UserError(_describe(refused, told, differing, schedule))
+        other_base = any(key.startswith("backbone.") for key in refused)
+        also = [key for key in differing if key in NOT_COMPARED and other_base]
+        raise UserError(_describe(refused, also, differing, schedule))
     check_tensors(checkpoint.get("state_dict"), parameters, "backbone.dtype" not in allowed)
     return compared
 
@@ -104,21 +106,21 @@ def find_differences(
 
 
 def show(value: Any) -> str:
-    """Show a value, from a file that may hold anything, in at most a part of a line."""
+    """Format a value of an untrusted file in one line of at most `MAX_SHOWN` characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} ..."
 
 
 def check_tensors(state: Any, parameters: Mapping[str, Tensor], same_dtype: bool = True) -> None:
-    """Refuse tensors that are not values of the trained parameters.
+    """Refuse tensors that are not values of the trainable parameters.
 
     Args:
         state: Tensors by name, from a file.
-        parameters: The trained parameters by name.
-        same_dtype: Whether their types must agree; else any floating point is accepted.
+        parameters: The trainable parameters by name.
+        same_dtype: Whether their types must agree; otherwise any floating point type is accepted.
 
     Raises:
-        UserError: If one is missing, unknown, of another type or shape, or not finite.
+        UserError: If a tensor is missing, unknown, of another type or shape, or not finite.
     """
     if not isinstance(state, Mapping):
         raise UserError("ckpt_path: the checkpoint has no state_dict: use another one of the run")
@@ -137,9 +139,9 @@ def check_tensors(state: Any, parameters: Mapping[str, Tensor], same_dtype: bool
 
 
 def change_optimizer(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Put settings of this run into the optimizer's state of a checkpoint, which would win.
+    """Replace settings in the optimizer's state of a checkpoint by those of this run.
 
-    A learning rate scales what the schedule has made of it.
+    The current learning rate is scaled by the ratio of the new rate to the old.
 
     Args:
         checkpoint: The loaded checkpoint; changed in place.
@@ -170,30 +172,41 @@ def _check_names(names: Collection[str], known: Collection[str]) -> None:
             )
 
 
-def _is_base(keys: Collection[str]) -> bool:
-    return any(key.startswith("backbone.") for key in keys)
+def describe_differences(differences: Sequence[tuple[str, Any, Any]], here: str) -> str:
+    """Name the first differences with both values.
+
+    Args:
+        differences: As `find_differences` gives them.
+        here: What the other side is called: `in this run`.
+
+    Returns:
+        One line.
+    """
+    shown = "; ".join(
+        f"{key} is {show(theirs)} in the checkpoint and {show(ours)} {here}"
+        for key, theirs, ours in differences[:SHOWN]
+    )
+    more = len(differences) - SHOWN
+    return f"{shown}; and {more} more" if more > 0 else shown
 
 
 def _describe(
-    refused: list[str], told: list[str], differing: Mapping[str, list[Any]], schedule: str | None
+    refused: list[str], also: list[str], differing: Mapping[str, list[Any]], schedule: str | None
 ) -> str:
     def both(keys: list[str]) -> str:
-        told = "; ".join(
-            "{} is {} in the checkpoint and {} in this run".format(key, *map(show, differing[key]))
-            for key in keys[:SHOWN]
-        )
-        return f"{told}; and {len(keys) - SHOWN} more" if len(keys) > SHOWN else told
+        found = [(key, differing[key][0], differing[key][1]) for key in keys]
+        return describe_differences(found, "in this run")
 
     length = (
-        f" (the {schedule} schedule depends on the length of training: what was trained so far "
-        "would have had other learning rates)"
+        f" (the {schedule} schedule depends on the length of training: the steps so far would have "
+        "had other learning rates)"
         if LENGTH & set(refused)
         else ""
     )
     return (
         f"ckpt_path: the checkpoint was made with other settings: {both(refused)}{length}: use "
         "the config.yaml of that run, start a new one, or name what is meant to differ in "
-        "model.init_args.allow_changed" + (f" (also: {both(told)})" if told else "")
+        "model.init_args.allow_changed" + (f" (also: {both(also)})" if also else "")
     )
 
 

@@ -1,4 +1,4 @@
-"""Loggers of a run that goes on from a checkpoint: the configured ones, in the run's directory."""
+"""Loggers of a resumed run: the configured ones, in the run directory of the checkpoint."""
 
 import inspect
 import os
@@ -16,13 +16,13 @@ PLACE = ("save_dir", "name", "version")
 
 
 def run_of(checkpoint: str | None) -> Path | None:
-    """Give the run directory that a checkpoint lies in.
+    """Give the run directory of a checkpoint.
 
     Args:
-        checkpoint: Path of the checkpoint, if there is one.
+        checkpoint: Path of the checkpoint, or None.
 
     Returns:
-        `runs/<name>/version_k`, or null for a checkpoint elsewhere: a folder that this program did
+        `runs/<name>/version_k`, or None for a checkpoint elsewhere: a folder that this program did
         not mark as a run is not written to.
     """
     folder = Path(checkpoint).resolve().parent if checkpoint else Path()
@@ -32,19 +32,19 @@ def run_of(checkpoint: str | None) -> Path | None:
 
 
 def place_loggers(configured: Any, run: Path) -> Any:
-    """Let the configured loggers write into the directory of a run.
+    """Let the configured loggers write into a run directory.
 
-    A logger that has `save_dir`, `name` and `version` gets those of the run; one that wrote
-    elsewhere than the first keeps its place and gets the version. Loggers of services are left
-    alone.
+    A logger that has `save_dir`, `name` and `version` gets those of the run. One that wrote to
+    another folder than the first logger keeps its folder and gets the version. Loggers of online
+    services are not changed.
 
     Args:
-        configured: `trainer.logger` as parsed: objects to build, true or null for Lightning's own
-            choice, false for none.
-        run: The directory.
+        configured: `trainer.logger` as parsed: objects to build, true or null for Lightning's
+            default, false for none.
+        run: The run directory.
 
     Returns:
-        The same with other settings; the argument is not changed.
+        A copy with the changed settings.
     """
     if configured is False:
         return False
@@ -56,10 +56,10 @@ def place_loggers(configured: Any, run: Path) -> Any:
 
 
 def keep_metrics(run: Path) -> None:
-    """Rename `metrics.csv` of a run: Lightning's CSVLogger deletes what it finds there.
+    """Rename `metrics.csv` of a run: Lightning's CSVLogger deletes an existing one.
 
     Args:
-        run: The directory of the run.
+        run: The run directory.
     """
     path = run / "metrics.csv"
     if os.environ.get("LOCAL_RANK", "0") == "0" and path.is_file():

@@ -13,7 +13,7 @@ def resume_command_of(trainer: Any) -> str:
         trainer: The trainer of the run.
 
     Returns:
-        One sentence.
+        One clause without a period.
     """
     folder = getattr(trainer.checkpoint_callback, "dirpath", None)
     if folder is None:
@@ -28,7 +28,7 @@ def resume_command(checkpoints: Path) -> str:
         checkpoints: Folder of the run's checkpoints.
 
     Returns:
-        One sentence.
+        One clause without a period.
     """
     paths = [checkpoints / name for name in ("last.ckpt", "best.ckpt")]
     path = next((path for path in paths if path.exists()), None)
@@ -42,10 +42,10 @@ def resume_command(checkpoints: Path) -> str:
 
 
 def stopped_by_disk(error: OSError, checkpoints: Path) -> RunStoppedError:
-    """Make an error of a file that could not be written, with the command that resumes the run.
+    """Describe a file that could not be written, with the command that resumes the run.
 
     Args:
-        error: The error of the system.
+        error: The system's error.
         checkpoints: Folder of the run's checkpoints.
 
     Returns:

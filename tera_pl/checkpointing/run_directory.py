@@ -1,4 +1,4 @@
-"""Where a run writes, and its TensorBoard writers."""
+"""The run directory, and the TensorBoard writers of a run."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,68 +15,68 @@ from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.checkpointing.markers import check_unclaimed, claim_folder, mark_new_folder
 
 KIND = "run"
-# Of the run directories of runs without a logger, in `trainer.default_root_dir`.
+# Runs without a logger write to this folder of `trainer.default_root_dir`.
 UNLOGGED = "unlogged"
 
 
 def run_directory(trainer: Trainer) -> Path:
     """Give the run directory: `runs/<name>/version_k`.
 
-    All processes must ask together: the first tells the others.
+    All processes must call this together: rank 0 broadcasts its folder.
 
     Args:
         trainer: The trainer of the run.
 
     Returns:
-        The folder of its first logger, or the trainer's root folder where nothing is logged.
+        The folder of its first logger, or the trainer's root folder without a logger.
     """
     folder = folder_of(trainer.loggers) or Path(trainer.default_root_dir)
     return trainer.strategy.broadcast(folder)
 
 
 def folder_of(loggers: Sequence[Logger]) -> Path | None:
-    """Give the folder of one run in which the first logger writes, as its process sees it.
+    """Give the folder in which the first logger of a run writes, in this process.
 
     Args:
         loggers: The loggers of a trainer.
 
     Returns:
-        The folder, or None where nothing is written.
+        The folder, or None if the logger writes no files.
     """
     if not loggers or loggers[0].save_dir is None:
         return None
     first = loggers[0]
     if isinstance(first, TensorBoardLogger | CSVLogger):
         return Path(first.log_dir)
-    # Others share their `save_dir` among runs: as ModelCheckpoint does.
+    # Runs of other loggers share their `save_dir`; ModelCheckpoint builds the same path.
     version = first.version if isinstance(first.version, str) else f"version_{first.version}"
     assert first.save_dir is not None
     return Path(first.save_dir, str(first.name), version)
 
 
 def place_run(logger: Any, root: str | Path | None) -> Path:
-    """Choose the folder of a new run for all that no logger places; nothing is made.
+    """Choose the run directory of a new run; nothing is created.
 
     Args:
         logger: `trainer.logger`: a logger, a list of them, a boolean or None.
         root: `trainer.default_root_dir`.
 
     Returns:
-        The run directory: the logger's, or `<root>/unlogged/version_k` where nothing is logged,
-        with `runs` in the place of a missing root.
+        The logger's folder, or `<root>/unlogged/version_k` without a logger; the default root is
+        `runs`.
 
     Raises:
-        UserError: If the logger's folder is the current one, or something is in it already.
+        UserError: If the logger's folder is the current one, or is not empty.
     """
     loggers = logger if isinstance(logger, list) else [logger]
     if loggers[:1] in ([None], [True]):  # Lightning's own, which numbers its folders
         return Path(root or "runs")
     logged = None if loggers[:1] in ([], [False]) else folder_of(loggers)
     run = logged or _new_version(Path(root or "runs") / UNLOGGED)
-    # The others may see what the first has made since.
+    # The other ranks may see what rank 0 has created since.
     rank_zero_only(check_unclaimed)(run, KIND)
     if logged and SLURMEnvironment.detect():
-        # Where Lightning looks for what it saved when the job was requeued.
+        # Lightning looks here for the checkpoint that it saved when the job was requeued.
         return Path(root or Path.cwd())
     return run
 
@@ -91,12 +91,12 @@ def _new_version(folder: Path) -> Path:
 class RunConfig(SaveConfigCallback):
     """Mark the run directory and write the configuration into it, atomically.
 
-    Lightning's writes to the logger's `save_dir`, which several runs may share. With `overwrite`,
-    the run directory is one that goes on; otherwise it must be new.
+    Lightning's class writes to the logger's `save_dir`, which several runs may share. With
+    `overwrite` the run resumes in its directory; otherwise the directory must be new.
     """
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Mark and write once."""
+        """Mark the directory and write the file, once."""
         if self.already_saved:
             return
         folder = run_directory(trainer)
@@ -111,7 +111,7 @@ class RunConfig(SaveConfigCallback):
 
 
 def tensorboard(trainer: Trainer) -> Iterator[SummaryWriter]:
-    """Walk over the TensorBoard writers of a run: none, unless a logger is a TensorBoardLogger."""
+    """Iterate over the writers of the TensorBoardLoggers of a run."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             yield logger.experiment

@@ -1,7 +1,7 @@
 """Rebuild the model that a checkpoint was saved from, out of the checkpoint alone."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -9,25 +9,27 @@ from peft import PeftConfig, PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
 from tera_pl.adapters.supported import NeedsWeightsError
-from tera_pl.checkpointing.compatibility import SHOWN, TOLD, check_tensors, find_differences, show
-from tera_pl.checkpointing.run_spec import VOLATILE, describe_adapter, describe_tokenizer
+from tera_pl.checkpointing.compatibility import (
+    NOT_COMPARED,
+    check_tensors,
+    describe_differences,
+    find_differences,
+)
+from tera_pl.checkpointing.run_spec import VOLATILE, ModelSpec, describe_model
 from tera_pl.distributed.fsdp2 import load_trained
 from tera_pl.errors import UserError
 from tera_pl.models.backbone import (
     DTYPES,
     Backbone,
     add_adapter,
-    describe_base,
     load_meta_model,
     load_model,
     load_tokenizer,
 )
-from tera_pl.models.fingerprint import fingerprint_frozen
 from tera_pl.models.hub import check_available, find_commit
 
-# What a checkpoint puts before the names of the model's parameters.
+# Prefix of the names of the model's parameters in a checkpoint.
 PREFIX = "model."
-SECTIONS = {"adapter", "backbone", "tokenizer"}
 
 
 @dataclass
@@ -36,15 +38,15 @@ class TrainedModel:
 
     Args:
         model: A PeftModel in evaluation mode, or a PreTrainedModel without an adapter.
-        adapter: Settings of its adapter, or null.
-        tokenizer: The tokenizer of the base.
-        spec: What identifies adapter, base and tokenizer.
+        adapter: Settings of its adapter, or None.
+        tokenizer: The tokenizer of the base model.
+        spec: What identifies adapter, base model and tokenizer.
     """
 
     model: Any
     adapter: PeftConfig | None
     tokenizer: Any
-    spec: dict[str, Any]
+    spec: ModelSpec
 
 
 def load_trained_model(
@@ -60,7 +62,7 @@ def load_trained_model(
 
     Args:
         checkpoint: A loaded checkpoint, whose checksums have been verified.
-        path: Where the base model is now; by default where it was.
+        path: Folder or Hub id of the base model; by default the one in the checkpoint.
         trust_remote_code: Whether code that comes with the base model may run.
         check: Called with the adapted model on the meta device, before any weight is loaded.
 
@@ -68,11 +70,12 @@ def load_trained_model(
         The model.
 
     Raises:
-        UserError: If the description is damaged, the base model is another, or the tensors are
-            not those of the adapter.
+        UserError: If the description is damaged, the base model differs from the one that was
+            trained, or the tensors are not those of the adapter.
     """
     found = checkpoint.get("tera_pl")
-    if not isinstance(found, Mapping) or not found.keys() >= SECTIONS:
+    sections = {field.name for field in fields(ModelSpec)}
+    if not isinstance(found, Mapping) or not found.keys() >= sections:
         raise UserError("--ckpt_path: the checkpoint has no description of its model")
     backbone = _read_backbone(found["backbone"], path, trust_remote_code)
     adapter = _read_adapter(found["adapter"])
@@ -89,11 +92,7 @@ def load_trained_model(
         seed = training.get("seed") if isinstance(training, Mapping) else None
         torch.manual_seed(seed if isinstance(seed, int) else 0)
         model = add_adapter(model, adapter, find_commit(backbone.path, backbone.revision))
-    spec = {
-        "adapter": describe_adapter(model, adapter),
-        "backbone": describe_base(backbone) | {"frozen_weights_sha256": fingerprint_frozen(model)},
-        "tokenizer": describe_tokenizer(tokenizer),
-    }
+    spec = describe_model(model, adapter, backbone, tokenizer)
     _check_same(found, spec, backbone)
     parameters = {PREFIX + name: p for name, p in model.named_parameters() if p.requires_grad}
     check_tensors(checkpoint.get("state_dict"), parameters)
@@ -120,7 +119,7 @@ def _read_backbone(found: Any, path: str | None, trust_remote_code: bool) -> Bac
 
 
 def _read_adapter(settings: Any) -> PeftConfig | None:
-    """Build the configuration of an adapter from plain values that are not trusted."""
+    """Build the configuration of an adapter from untrusted plain values."""
     if settings is None:
         return None
     kind = settings.get("peft_type") if isinstance(settings, Mapping) else None
@@ -129,7 +128,7 @@ def _read_adapter(settings: Any) -> PeftConfig | None:
             f"--ckpt_path: the checkpoint's adapter is {kind!r}: expected a method of PEFT or of "
             "this package"
         )
-    # PEFT imports the module that the first names, and hands the second to a tokenizer.
+    # PEFT imports the module that the first names and passes the second to a tokenizer.
     if settings.get("megatron_config") or (settings.get("tokenizer_kwargs") or {}).get(
         "trust_remote_code"
     ):
@@ -148,7 +147,7 @@ def _read_adapter(settings: Any) -> PeftConfig | None:
 
 
 def _try_adapter(backbone: Backbone, adapter: PeftConfig) -> PeftModel | None:
-    """Inject an adapter on the meta device, where an error costs no weights; null if it cannot."""
+    """Inject an adapter on the meta device, before weights load; None if the method needs them."""
     try:
         return add_adapter(load_meta_model(backbone), adapter)
     except NeedsWeightsError:
@@ -161,21 +160,17 @@ def _invalid(error: Exception) -> UserError:
     return UserError(f"--ckpt_path: the checkpoint's adapter settings are invalid: {error}")
 
 
-def _check_same(found: Mapping[str, Any], spec: Mapping[str, Any], backbone: Backbone) -> None:
+def _check_same(found: Mapping[str, Any], spec: ModelSpec, backbone: Backbone) -> None:
     """Refuse another base model than the one that was trained."""
+    ours = spec.as_dict()
     differing = [
-        (key, theirs, ours)
-        for key, theirs, ours in find_differences(found, spec, spec.keys())
-        if key not in TOLD
+        difference
+        for difference in find_differences(found, ours, ours.keys())
+        if difference[0] not in NOT_COMPARED
     ]
     if differing:
-        told = "; ".join(
-            f"{key} is {show(a)} in the checkpoint and {show(b)} here"
-            for key, a, b in differing[:SHOWN]
-        )
-        if len(differing) > SHOWN:
-            told += f"; and {len(differing) - SHOWN} more"
         raise UserError(
             f"--ckpt_path: the base model at {backbone.path!r} is not the one that this checkpoint "
-            f"was trained on: {told}: name the folder of the right one by --backbone"
+            f"was trained on: {describe_differences(differing, 'here')}: name the folder of the "
+            "right one by --backbone"
         )

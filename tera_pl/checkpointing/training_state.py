@@ -1,4 +1,4 @@
-"""Whether the state of training in a checkpoint can be resumed."""
+"""Check that the state of training in a checkpoint can be resumed."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +22,11 @@ def check_training_state(
     scheduler: Callable[..., Any],
     trainer: Any,
 ) -> None:
-    """Refuse a checkpoint from which training could not be resumed to the same bits.
+    """Refuse a checkpoint from which training could not resume to the same bits.
 
     Args:
         checkpoint: The loaded checkpoint, whose settings are those of this run.
-        parameters: The trained parameters, in the order of the optimizer.
+        parameters: The trainable parameters, in the order of the optimizer.
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning rate scheduler from an optimizer.
         trainer: The trainer, with its loops and callbacks.
@@ -44,13 +44,13 @@ def check_training_state(
     for name in LISTS:
         entries = checkpoint.get(name)
         if not isinstance(entries, list) or len(entries) != 1 or not _is_mapping(entries[0]):
-            raise UserError(f"ckpt_path: {name} is not the state of one of them: {WHAT_TO_DO}")
+            raise UserError(f"ckpt_path: {name} does not hold one state: {WHAT_TO_DO}")
     (state,) = checkpoint["optimizer_states"]
     _check_groups(state.get("param_groups"), checkpoint["tera_pl"]["optimizer"], len(parameters))
     copies = [nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta")) for p in parameters]
     fresh = optimizer(copies)
     schedule = scheduler(fresh).state_dict()
-    # A rate may be a whole number in one of the two.
+    # A learning rate may be an integer in one of the two.
     schedule |= {name: [float(rate) for rate in schedule[name]] for name in RATES}
     _check_form(checkpoint["lr_schedulers"][0], schedule, "lr_schedulers[0]")
     _check_optimizer(state.get("state"), copies, fresh)
@@ -59,7 +59,7 @@ def check_training_state(
 
 
 def _check_groups(groups: Any, settings: Mapping[str, Any], number: int) -> None:
-    """Check that the groups hold every parameter, and the settings that the checkpoint tells of."""
+    """Check that the groups hold every parameter, and the settings that the checkpoint names."""
     where = "optimizer_states[0]['param_groups']"
     if not isinstance(groups, list) or not all(_is_mapping(group) for group in groups):
         raise UserError(f"ckpt_path: {where} is missing or damaged: {WHAT_TO_DO}")
@@ -109,7 +109,7 @@ def _expected_states(
 ) -> Mapping[int, Mapping[str, Any]] | None:
     """Give the states that an optimizer keeps: those after a step on the meta device.
 
-    Optimizers that cannot step there, because they decide by values, give none.
+    None for an optimizer that cannot step there, because it depends on values.
     """
     for parameter in parameters:
         parameter.grad = torch.empty_like(parameter)
@@ -128,7 +128,7 @@ def _check_callbacks(states: Any, callbacks: Sequence[Any]) -> None:
         name, expected = type(callback).__qualname__, callback.state_dict()
         if not expected or not type(callback).__module__.startswith("tera_pl."):
             continue
-        # A callback whose settings were changed has another key, and begins anew.
+        # A callback whose settings were changed has another key and starts without a state.
         keys = [key for key in states if str(key).split("{")[0] == name]
         if not keys:
             raise UserError(f"ckpt_path: callbacks has no state of {name}: {WHAT_TO_DO}")
@@ -137,7 +137,7 @@ def _check_callbacks(states: Any, callbacks: Sequence[Any]) -> None:
 
 
 def _check_form(found: Any, expected: Any, where: str) -> None:
-    """Check that a value has the keys and types of another, and numbers that can be resumed."""
+    """Check that a value has the keys and types of another, and finite, non-negative numbers."""
     if _is_mapping(expected):
         if not _is_mapping(found):
             raise UserError(f"ckpt_path: {where} is missing or damaged: {WHAT_TO_DO}")

@@ -33,7 +33,7 @@ def write_card(
         report: What merging measured, or nothing.
     """
     is_adapter = task.adapter is not None and not report
-    backbone = task.spec["backbone"]
+    backbone = task.spec.backbone
     head = {
         "base_model": backbone["path"],
         "library_name": "peft" if is_adapter else "transformers",
@@ -44,7 +44,7 @@ def write_card(
         "base revision": backbone["commit"] or backbone["revision"] or "a local folder",
         "base config SHA-256": backbone["config_sha256"],
         "base weights SHA-256": backbone["frozen_weights_sha256"],
-        "tokenizer SHA-256": task.spec["tokenizer"]["sha256"],
+        "tokenizer SHA-256": task.spec.tokenizer["sha256"],
         "run": str(run),
     }
     resources = results.get("fit", {}).get("resources", {})
@@ -63,7 +63,7 @@ def write_card(
         "## Protocol\n",
         _block(settings.get("protocol", {})),
         "## Adapter\n",
-        _block(task.spec["adapter"] or {}),
+        _block(task.spec.adapter or {}),
     ]
     if report:
         parts += ["## Merging\n", _table(report)]

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -124,8 +124,20 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
     return config
 
 
-def describe_base(backbone: Backbone) -> dict[str, Any]:
-    """Identify a backbone by its architecture, and tell where it was found.
+class BaseDescription(TypedDict):
+    """A base model: where it was found, its type here and its architecture."""
+
+    path: str
+    revision: str | None
+    commit: str | None
+    dtype: str
+    pretrained: bool
+    config: dict[str, Any]
+    config_sha256: str
+
+
+def describe_base(backbone: Backbone) -> BaseDescription:
+    """Identify a backbone by its architecture, and report where it was found.
 
     Args:
         backbone: Which model.

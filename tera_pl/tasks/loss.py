@@ -1,4 +1,4 @@
-"""The loss of a causal language model, with work only for tokens that are there and supervised."""
+"""The loss of a causal language model, without work for padding and unsupervised tokens."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,21 +13,21 @@ IGNORED = -100
 
 
 def prepare(batch: Mapping[str, Tensor], *, packed: bool) -> dict[str, Any]:
-    """Find out on the host what the loss of a batch needs to know of its values.
+    """Compute on the host the indices that the loss of a batch needs.
 
-    On an accelerator every look at a value waits for all work that is queued there.
+    On an accelerator every read of a value waits for all queued work.
 
     Args:
         batch: `input_ids`, `attention_mask` and `labels`, each `(batch, length)`, on the CPU;
             labels of `IGNORED` are not supervised.
-        packed: Whether to take the padding out; see `tera_pl.models.packed_attention`.
+        packed: Whether to remove the padding; see `tera_pl.models.packed_attention`.
 
     Returns:
         The `inputs` of the model; `rows` and `columns` of the positions whose next token is
         supervised, and these tokens, `targets`, each of shape `(supervised tokens,)`; and the
-        `length` of a row.
+        `length` of a row in tokens.
     """
-    # The first label has no position before it that could predict it.
+    # No position predicts the first label.
     following = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
     inputs: dict[str, Any] = {key: batch[key] for key in ("input_ids", "attention_mask")}
     if packed:
@@ -44,20 +44,20 @@ def prepare(batch: Mapping[str, Tensor], *, packed: bool) -> dict[str, Any]:
 
 
 def supervised_loss(model: nn.Module, prepared: Mapping[str, Any]) -> tuple[Tensor, int]:
-    """Compute the mean cross-entropy of the supervised tokens, and logits for them only.
+    """Compute the mean cross-entropy of the supervised tokens, with logits for them only.
 
     On Commonsense170k about one token in twelve is supervised, and the logits of Llama-3 are
-    128,256 numbers for each token.
+    128,256 values per token.
 
     Args:
         model: A causal language model of transformers, adapted by PEFT or not.
-        prepared: What `prepare` gives, on the device of the model.
+        prepared: The result of `prepare`, on the device of the model.
 
     Returns:
         The loss in nats, in float32, and the number of supervised tokens.
     """
     with _logits_at(model, prepared["rows"], prepared["columns"], prepared["length"]):
-        # The cache for generation would copy keys and values of every layer.
+        # The key-value cache would copy keys and values of every layer.
         logits = model(**prepared["inputs"], use_cache=False).logits
     targets = prepared["targets"]
     return F.cross_entropy(logits.squeeze(0).float(), targets), len(targets)
@@ -65,14 +65,14 @@ def supervised_loss(model: nn.Module, prepared: Mapping[str, Any]) -> tuple[Tens
 
 @contextmanager
 def _logits_at(model: Any, rows: Tensor, columns: Tensor, length: int) -> Iterator[None]:
-    """Let the output layer see some positions only.
+    """Compute the output layer at some positions only.
 
     Args:
         model: The model.
-        rows: Of the positions.
-        columns: Of the positions.
-        length: Number of columns. Hidden states may be longer: prompt methods put tokens of their
-            own in front.
+        rows: Rows of the positions.
+        columns: Columns of the positions.
+        length: Number of columns. Hidden states may be longer: prompt methods put virtual tokens
+            before them.
     """
 
     def select(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Build the optimizer of a run, with settings that can be meant."""
+"""Build the optimizer of a run and check its settings."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -13,18 +13,18 @@ KEY = "model.init_args.optimizer"
 
 
 def build_optimizer(build: Callable[..., Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Build an optimizer of the trainable parameters among some.
+    """Build an optimizer of the trainable parameters.
 
     Args:
-        build: Builds an optimizer from parameters; what a configuration names.
-        parameters: Parameters, frozen ones included; the meta device will do.
+        build: Builds an optimizer from parameters; from the configuration.
+        parameters: All parameters, frozen ones included, on any device.
 
     Returns:
         The optimizer.
 
     Raises:
-        UserError: If there is none to train, what is built is no optimizer, its learning rate is
-            not positive, or another setting is no finite number.
+        UserError: If no parameter is trainable, `build` returns something else than an optimizer,
+            the learning rate is not positive, or another setting is not finite.
     """
     trained = [p for p in parameters if p.requires_grad]
     if not trained:

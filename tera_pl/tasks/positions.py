@@ -1,8 +1,9 @@
-"""Whether the longest sequences of a data set fit the positions of a model."""
+"""Check that the longest sequences of a dataset fit the positions of a model."""
 
 from collections.abc import Callable
 from typing import Any
 
+from tera_pl.contracts import complete
 from tera_pl.errors import UserError
 
 SPLITS = {
@@ -15,7 +16,7 @@ SPLITS = {
 
 def check_positions(
     config: Any,
-    datamodule: Any,
+    datamodule: object,
     stage: str,
     *,
     virtual_tokens: int,
@@ -24,26 +25,28 @@ def check_positions(
 ) -> None:
     """Refuse sequences that are longer than a model has positions.
 
-    Beyond them a model with learned positions crashes, and one with rotary positions answers from
-    angles that it was never trained on, without a word.
+    Beyond them a model with learned positions crashes; one with rotary positions silently uses
+    angles that it was never trained on.
 
     Args:
         config: Configuration of the model. One without `max_position_embeddings` has no limit.
-        datamodule: The trainer's datamodule. One without `longest_sequences` is not checked.
+        datamodule: The trainer's datamodule. Without `longest_sequences` it is not checked.
         stage: `fit`, `validate`, `test` or `predict`.
         virtual_tokens: Tokens that a prompt method puts before every sequence.
         max_new_tokens: Longest answer in tokens.
-        scored: Whether answers are generated in `val` or `test`.
+        scored: Returns whether answers are generated in `val` or `test`.
 
     Raises:
         UserError: If a sequence is too long, naming its record.
     """
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if positions is None or not hasattr(datamodule, "longest_sequences"):
+    if positions is None:
         return
     virtual = f", the adapter's {virtual_tokens} virtual tokens" if virtual_tokens else ""
     for split in SPLITS[stage]:
-        longest = datamodule.longest_sequences(split)
+        longest = complete(datamodule).longest_sequences(split)
+        if not longest:
+            continue
         tokens, record = longest["example"]
         room = positions - virtual_tokens
         if stage != "predict" and tokens > room:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from tera_pl.__main__ import main
 from tera_pl.callbacks.predictions import _format
+from tera_pl.checkpointing.run_spec import ModelSpec
 from tera_pl.export.model_card import write_card
 from tera_pl.reporting.drawing import save
 from tera_pl.reporting.markup import code, code_block, html_text, markdown
@@ -154,17 +155,17 @@ def test_a_report_of_hostile_runs_is_text(tmp_path):
 
 
 def test_a_model_card_of_hostile_settings_is_text(tmp_path):
-    spec = {
-        "backbone": {
+    spec = ModelSpec(
+        backbone={
             "path": EVIL,
             "commit": None,
             "revision": EVIL,
             "config_sha256": "0",
             "frozen_weights_sha256": "1",
         },
-        "tokenizer": {"sha256": "2"},
-        "adapter": {"target_modules": EVIL, "```": "```\n```"},
-    }
+        tokenizer={"sha256": "2"},
+        adapter={"target_modules": EVIL, "```": "```\n```"},
+    )
     task = SimpleNamespace(adapter=SimpleNamespace(peft_type="LORA"), spec=spec)
     results = {"test": {"scores": {EVIL: 0.5}}, "settings": {"protocol": {"template": EVIL}}}
     write_card(tmp_path, task, tmp_path / "---\n# evil|" / "version_0", results, {})
@@ -183,7 +184,7 @@ def test_a_model_card_of_hostile_settings_is_text(tmp_path):
     titles = [tokens[i + 1].content for i, t in enumerate(tokens) if t.type == "heading_open"]
     assert titles[1:] == ["Scores", "Counts", "Identity", "Protocol", "Adapter"]
     blocks = [json.loads(t.content) for t in tokens if t.type == "fence"]
-    assert blocks == [{"template": EVIL}, spec["adapter"]]
+    assert blocks == [{"template": EVIL}, spec.adapter]
     assert sum(t.type == "tr_open" for t in tokens) == 2 + 6
 
 

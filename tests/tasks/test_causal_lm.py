@@ -59,7 +59,7 @@ def test_only_the_adapter_is_trained(tiny_backbone):
 
 def test_default_optimizer_decays_nothing(tiny_backbone):
     task = make_task(tiny_backbone)
-    assert task.spec["optimizer"]["weight_decay"] == 0.0
+    assert task.spec.optimizer["weight_decay"] == 0.0
 
 
 def test_full_fine_tuning_trains_every_weight(tiny_backbone):
@@ -67,7 +67,7 @@ def test_full_fine_tuning_trains_every_weight(tiny_backbone):
     task.setup("fit")
     task.configure_model()
     assert all(p.requires_grad for p in task.model.parameters())
-    assert task.spec["adapter"] is None
+    assert task.spec.adapter is None
 
 
 def test_gradient_checkpointing_changes_no_gradient(tiny_backbone):

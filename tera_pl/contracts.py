@@ -1,0 +1,224 @@
+"""What this package expects of datamodules, batches, records and metrics.
+
+`datamodules` and `tera_pl` do not import each other. mypy checks that the datamodules and metrics of
+this repository meet these types (`tests/test_contracts.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypedDict, runtime_checkable
+
+from torch import Tensor
+from typing_extensions import ReadOnly
+
+from tera_pl.errors import UserError
+
+
+class Record(TypedDict):
+    """One example of a dataset, as generated answers are scored against it.
+
+    `prompt` is the text that the model saw, `reference` what its answer is compared with, `choices`
+    the labels to choose from (None for free text), `task` the sub-task that scores are grouped by,
+    and `id` names the file and the record.
+    """
+
+    id: ReadOnly[str]
+    task: ReadOnly[str]
+    prompt: ReadOnly[str]
+    reference: ReadOnly[str | list[str]]
+    choices: ReadOnly[list[str] | None]
+
+
+class TrainBatch(TypedDict):
+    """A batch with a loss: integer tensors of shape `(batch, length)`, padded on the right.
+
+    Labels of -100 are not supervised.
+    """
+
+    input_ids: ReadOnly[Tensor]
+    attention_mask: ReadOnly[Tensor]
+    labels: ReadOnly[Tensor]
+
+
+class PromptBatch(TypedDict):
+    """Prompts to answer: integer tensors of shape `(batch, length)`, padded on the left."""
+
+    prompt_input_ids: ReadOnly[Tensor]
+    prompt_attention_mask: ReadOnly[Tensor]
+
+
+class EvalBatch(TrainBatch, PromptBatch):
+    """A batch with a loss, its prompts, and one record per row."""
+
+    records: ReadOnly[Sequence[Record]]
+
+
+@runtime_checkable
+class Encoding(Protocol):
+    """The settings of a datamodule's tokenization that are reported or estimated from."""
+
+    @property
+    def template(self) -> str:
+        """Template of the prompts in training."""
+
+    @property
+    def loss_on(self) -> str:
+        """`response` or `all`: which tokens of an example are supervised."""
+
+    @property
+    def max_length(self) -> int:
+        """Longest training example in tokens."""
+
+    @property
+    def max_response_length(self) -> int | None:
+        """Longest response in tokens, if limited."""
+
+    @property
+    def max_eval_prompt_length(self) -> int | None:
+        """Longest prompt in generation in tokens, if limited."""
+
+
+class DataModule(Protocol):
+    """What is used of a LightningDataModule beside its loaders of `TrainBatch` and `EvalBatch`.
+
+    Every part is optional: `complete` adds what `PlainDataModule` has for it.
+    """
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """Settings of the tokenization."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """Training examples per batch."""
+
+    @property
+    def tokens_per_batch(self) -> int | None:
+        """Most tokens of a training batch, where batches have a budget of tokens."""
+
+    @property
+    def eval_batch_size(self) -> int | None:
+        """Examples per batch in validation, test and predict."""
+
+    def describe_protocol(self) -> dict[str, Any] | None:
+        """Describe what scores depend on; checkpoints are compared by it."""
+
+    def training_files(self) -> Mapping[str, str]:
+        """Give the SHA-256 of the files of training data by name; resuming compares them."""
+
+    def statistics(self) -> dict[str, Any] | None:
+        """Count examples and tokens for `results.json`."""
+
+    def longest_sequences(self, split: str) -> Mapping[str, tuple[int, str]]:
+        """Give tokens and record id of the longest `example` and `prompt` of a split, if known."""
+
+    def ids_of(self, batch: TrainBatch) -> Sequence[str]:
+        """Name the examples of a training batch, for a message."""
+
+
+class PlainDataModule:
+    """The parts of a datamodule that states nothing about itself.
+
+    Without `describe_protocol` and `training_files`, checkpoints are not compared by their data;
+    without `longest_sequences`, a sequence may be longer than the model has positions; without the others,
+    results and messages lack a line, and `estimate` needs `--batch` and `--length`.
+    """
+
+    encoding: Encoding | None = None
+    batch_size: int | None = None
+    tokens_per_batch: int | None = None
+    eval_batch_size: int | None = None
+
+    def describe_protocol(self) -> dict[str, Any] | None:
+        """Describe nothing."""
+        return None
+
+    def training_files(self) -> Mapping[str, str]:
+        """Name no files."""
+        return {}
+
+    def statistics(self) -> dict[str, Any] | None:
+        """Count nothing."""
+        return None
+
+    def longest_sequences(self, split: str) -> Mapping[str, tuple[int, str]]:
+        """Know no lengths."""
+        return {}
+
+    def ids_of(self, batch: TrainBatch) -> Sequence[str]:
+        """Know no ids."""
+        return ["an unnamed batch"]
+
+
+def complete(datamodule: object) -> DataModule:
+    """Add the optional parts that a datamodule lacks.
+
+    Args:
+        datamodule: The trainer's datamodule, or None.
+
+    Returns:
+        An object with every part; those of the datamodule where it has them.
+    """
+    completed = PlainDataModule()
+    for name in vars(PlainDataModule):
+        if not name.startswith("_") and hasattr(datamodule, name):
+            setattr(completed, name, getattr(datamodule, name))
+    # Other datamodules may call something else by this name, the encoding of a file for example.
+    if not isinstance(completed.encoding, Encoding):
+        completed.encoding = None
+    return completed
+
+
+def check_batch(batch: Mapping[str, Any], datamodule: object, *, answered: bool) -> None:
+    """Refuse a batch that lacks a field.
+
+    Args:
+        batch: A batch of the datamodule.
+        datamodule: The trainer's datamodule, for the message.
+        answered: Whether its prompts are answered and its records scored.
+
+    Raises:
+        UserError: If a field of `TrainBatch`, or of `EvalBatch` where prompts are answered, is
+            missing.
+    """
+    expected = (EvalBatch if answered else TrainBatch).__required_keys__
+    missing = expected - batch.keys()
+    if not missing and answered:
+        missing = {
+            f"records[{index}].{key}"
+            for index, record in enumerate(batch["records"])
+            for key in Record.__required_keys__ - {"choices"} - record.keys()
+        }
+    if missing:
+        raise UserError(
+            f"data: a batch of {type(datamodule).__name__} has no {', '.join(sorted(missing)[:3])}: "
+            f"expected {', '.join(sorted(expected))}, as tera_pl.contracts describes them"
+        )
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A torchmetrics.Metric that scores generated answers."""
+
+    def names(self) -> Sequence[str]:
+        """List the scores that `compute` always gives."""
+
+    def judge(self, output: str, record: Record) -> Mapping[str, Any]:
+        """Extract and score one answer, for `predictions.jsonl`."""
+
+    def update(self, outputs: Sequence[str], records: Sequence[Record]) -> None:
+        """Add answers and their records."""
+
+    def compute(self) -> Mapping[str, Tensor]:
+        """Give the scores by name."""
+
+    def reset(self) -> None:
+        """Forget all answers."""
+
+
+@runtime_checkable
+class IncompleteMetric(Metric, Protocol):
+    """A metric that may lack scores, for example without a model that it would download."""
+
+    @property
+    def missing(self) -> Mapping[str, str]:
+        """Give the reason for each score that `compute` could not give."""

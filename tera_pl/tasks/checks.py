@@ -1,0 +1,80 @@
+"""Check a configuration against the architecture of the backbone, before weights load."""
+
+from typing import Any
+
+from peft import PeftConfig
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from tera_pl import contracts
+from tera_pl.adapters.supported import NeedsWeightsError
+from tera_pl.config.construction import is_own, name_error
+from tera_pl.errors import UserError, is_user_error
+from tera_pl.models.backbone import Backbone, add_adapter
+
+
+def check_metric(metric: Any) -> contracts.Metric | None:
+    """Refuse an object that cannot score generated answers.
+
+    Args:
+        metric: `model.init_args.metric`, or None.
+
+    Returns:
+        The metric.
+
+    Raises:
+        UserError: If it lacks a method of `tera_pl.contracts.Metric`.
+    """
+    if metric is not None and not isinstance(metric, contracts.Metric):
+        raise UserError(
+            f"metric is {type(metric).__name__}: expected one of tera_pl.metrics, or one that "
+            "has their methods `names` and `judge`"
+        )
+    return metric
+
+
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, backbone: Backbone
+) -> None:
+    """Refuse a tokenizer with more tokens than the model has embeddings.
+
+    Args:
+        tokenizer: The tokenizer of the backbone.
+        config: Its architecture.
+        backbone: Its place, for the message.
+
+    Raises:
+        UserError: If the tokenizer does not belong to the model.
+    """
+    vocab_size = config.get_text_config().vocab_size
+    if len(tokenizer) > vocab_size:
+        raise UserError(
+            f"model.backbone.path: the tokenizer of {backbone.path!r} has "
+            f"{len(tokenizer)} tokens, the model only {vocab_size}: use its own tokenizer"
+        )
+
+
+def try_adapter(model: PreTrainedModel, adapter: PeftConfig | None) -> Any:
+    """Inject an adapter into a model on the meta device, where an error costs no weights.
+
+    Args:
+        model: The model on the meta device.
+        adapter: Settings of the adapter, or None.
+
+    Returns:
+        The adapted model; without its adapter where the method needs the weights.
+
+    Raises:
+        UserError: If the adapter's class refuses its settings or the model.
+    """
+    if adapter is None:
+        return model
+    try:
+        return add_adapter(model, adapter)
+    except NeedsWeightsError:  # checked when the weights are loaded
+        return model
+    except Exception as error:
+        if is_own(type(adapter)) and not is_user_error(error):
+            raise
+        key = "model.init_args.adapter"
+        name = f"{key} ({type(adapter).__name__})"
+        raise name_error(error, name, f"{key}.init_args", vars(adapter)) from error

@@ -1,0 +1,123 @@
+"""Validation, test and predict of a causal language model: its loss and its generated answers."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from tera_pl.contracts import EvalBatch, Metric, PromptBatch
+from tera_pl.models.backbone import cache_delta_weights, clear_cached_delta_weights
+from tera_pl.tasks.generation import Generation, generate_answers
+from tera_pl.tasks.lockstep import lockstep
+from tera_pl.tasks.predictions import Predictions, judge
+
+
+class EvaluationModule(LightningModule):
+    """Logs the loss of validation and test batches, and scores generated answers.
+
+    A subclass sets the attributes and defines `compute_loss`.
+    """
+
+    # A PeftModel, or a PreTrainedModel without an adapter.
+    model: Any
+    tokenizer: Any
+    generation: Generation
+    metric: Metric | None
+    generate_in_validation: bool
+
+    def compute_loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, int]:
+        """Compute the mean loss of the supervised tokens, and count these tokens."""
+        raise NotImplementedError
+
+    def metric_of(self, stage: str) -> Metric | None:
+        """Give the metric of generated answers in `val` or `test`, if the stage scores any."""
+        return self.metric if stage == "test" or self.generate_in_validation else None
+
+    def answers_batches(self) -> bool:
+        """Whether the current stage of the trainer generates answers."""
+        if self.trainer.training:
+            return False
+        stage = "test" if self.trainer.testing else "val"
+        return self.trainer.predicting or self.metric_of(stage) is not None
+
+    def validation_step(self, batch: EvalBatch, batch_idx: int) -> Predictions:
+        """Log the loss and judge generated answers."""
+        checking = self.trainer.sanity_checking
+        counts = self.trainer.num_sanity_val_batches if checking else self.trainer.num_val_batches
+        with self._lockstep(batch_idx, counts, "val"):
+            return self._evaluate(batch, "val")
+
+    def test_step(self, batch: EvalBatch, batch_idx: int) -> Predictions:
+        """Log the loss and judge generated answers."""
+        with self._lockstep(batch_idx, self.trainer.num_test_batches, "test"):
+            return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: EvalBatch, batch_idx: int) -> Predictions:
+        """Generate answers."""
+        with self._lockstep(batch_idx, self.trainer.num_predict_batches, "predict"):
+            return judge(batch["records"], self.generate(batch), self.metric)
+
+    def on_validation_epoch_start(self) -> None:
+        """Cache delta weights for all answers of the epoch."""
+        cache_delta_weights(self.model)
+
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the epoch."""
+        self._end_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the epoch."""
+        self._end_epoch("test")
+
+    def on_predict_epoch_end(self) -> None:
+        """Clear the cached delta weights."""
+        clear_cached_delta_weights(self.model)
+
+    def generate(self, batch: PromptBatch) -> list[str]:
+        """Answer the prompts of a batch, as `generate_answers` does."""
+        sharded = self.device_mesh is not None
+        return generate_answers(
+            self.model, self.tokenizer, batch, self.generation, synced=sharded
+        )
+
+    def _lockstep(
+        self, batch_idx: int, counts: Sequence[int | float], stage: str
+    ) -> AbstractContextManager[None]:
+        """Run a batch together with all processes, where layers are sharded."""
+        if self.device_mesh is None:
+            return nullcontext()
+
+        def idle() -> None:
+            ids = torch.full((1, 2), self.tokenizer.eos_token_id, device=self.device)
+            mask = torch.ones_like(ids)
+            if stage != "predict":
+                self.model(input_ids=ids, attention_mask=mask)
+            if stage == "predict" or self.metric_of(stage) is not None:
+                self.generate({"prompt_input_ids": ids, "prompt_attention_mask": mask})
+
+        return lockstep(batch_idx + 1 >= counts[0], self.device, idle)
+
+    def _evaluate(self, batch: EvalBatch, stage: str) -> Predictions:
+        loss, num_tokens = self.compute_loss(batch)
+        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=num_tokens, sync_dist=True)
+        metric = self.metric_of(stage)
+        if metric is None:
+            return {"predictions": []}
+        outputs = self.generate(batch)
+        metric.update(outputs, batch["records"])
+        return judge(batch["records"], outputs, metric)
+
+    def _end_epoch(self, stage: str) -> None:
+        clear_cached_delta_weights(self.model)
+        metric = self.metric_of(stage)
+        if metric is None:
+            return
+        for name, value in metric.compute().items():
+            # The metric is already reduced over processes; `sync_dist` avoids Lightning's warning.
+            self.log(f"{stage}/{name}", value, prog_bar=name == "accuracy", sync_dist=True)
+        metric.reset()
