@@ -12,7 +12,10 @@ Row = Mapping[str, Any]
 
 
 class TrainBatch(TypedDict):
-    """Integer tensors of shape `(batch, length)`, padded on the right; labels of -100 are masked."""
+    """Integer tensors of shape `(batch, length)`, padded on the right.
+
+    Labels of -100 are not supervised.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor

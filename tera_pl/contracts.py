@@ -1,7 +1,7 @@
 """What this package expects of datamodules, batches, records and metrics.
 
-`datamodules` and `tera_pl` do not import each other. mypy checks that the datamodules and metrics of
-this repository meet these types (`tests/test_contracts.py`).
+`datamodules` and `tera_pl` do not import each other. mypy checks that the datamodules and metrics
+of this repository meet these types (`tests/contracts.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -181,16 +181,17 @@ def check_batch(batch: Mapping[str, Any], datamodule: object, *, answered: bool)
             missing.
     """
     expected = (EvalBatch if answered else TrainBatch).__required_keys__
-    missing = expected - batch.keys()
+    missing = sorted(expected - batch.keys())
     if not missing and answered:
-        missing = {
+        fields = Record.__required_keys__ - {"choices"}  # only some metrics need them
+        missing = [
             f"records[{index}].{key}"
             for index, record in enumerate(batch["records"])
-            for key in Record.__required_keys__ - {"choices"} - record.keys()
-        }
+            for key in sorted(fields - record.keys())
+        ]
     if missing:
         raise UserError(
-            f"data: a batch of {type(datamodule).__name__} has no {', '.join(sorted(missing)[:3])}: "
+            f"data: a batch of {type(datamodule).__name__} has no {', '.join(missing[:3])}: "
             f"expected {', '.join(sorted(expected))}, as tera_pl.contracts describes them"
         )
 

@@ -81,9 +81,7 @@ class EvaluationModule(LightningModule):
     def generate(self, batch: PromptBatch) -> list[str]:
         """Answer the prompts of a batch, as `generate_answers` does."""
         sharded = self.device_mesh is not None
-        return generate_answers(
-            self.model, self.tokenizer, batch, self.generation, synced=sharded
-        )
+        return generate_answers(self.model, self.tokenizer, batch, self.generation, synced=sharded)
 
     def _lockstep(
         self, batch_idx: int, counts: Sequence[int | float], stage: str
