@@ -119,8 +119,8 @@ class PlainDataModule:
     """The parts of a datamodule that states nothing about itself.
 
     Without `describe_protocol` and `training_files`, checkpoints are not compared by their data;
-    without `longest_sequences`, a sequence may be longer than the model has positions; without the others,
-    results and messages lack a line, and `estimate` needs `--batch` and `--length`.
+    without `longest_sequences`, a sequence may be longer than the model has positions; without the
+    others, results and messages lack a line, and `estimate` needs `--batch` and `--length`.
     """
 
     encoding: Encoding | None = None
