@@ -1,4 +1,4 @@
-"""Benchmarks as LightningDataModules. They know no model: a YAML brings the two together."""
+"""Datasets as LightningDataModules. They know no model: a configuration file names both."""
 
 from datamodules.base import InstructionDataModule
 from datamodules.commonsense170k import Commonsense170k

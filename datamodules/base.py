@@ -1,4 +1,4 @@
-"""The common part of every benchmark: splits, tokenization, loaders."""
+"""What every dataset shares: splits, tokenization, loaders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -33,7 +33,7 @@ from datamodules.splitting import Split, hold_out
 class InstructionDataModule(LightningDataModule):
     """Instructions and responses, with a fixed validation split of the training data.
 
-    A benchmark is a subclass with `train_records` and `test_records`; all else is here. Records
+    A dataset is a subclass with `train_records` and `test_records`; all else is here. Records
     are read, checked and tokenized in `setup`, before any weights are loaded.
 
     Args:
@@ -103,7 +103,7 @@ class InstructionDataModule(LightningDataModule):
 
     def records_to_keep_out(self) -> list[Record]:
         """Read the test records that training questions are compared with; empty for none."""
-        # A benchmark without test data has nothing to keep out.
+        # A dataset without test data has nothing to keep out.
         own = type(self).test_records is not InstructionDataModule.test_records
         return self.test_records() if own else []
 
@@ -136,7 +136,7 @@ class InstructionDataModule(LightningDataModule):
         return hold_out(records, self.held_out, "data.split.size")
 
     def train_dataloader(self) -> DataLoader:
-        """Training batches, shuffled unless the order of the data is part of it."""
+        """Training batches, shuffled unless the order of the data matters."""
         rows = self._encoded["train"].select_columns(["input_ids", "labels"])
         if self.tokens_per_batch is not None:
             return ResumableLoader(
@@ -181,7 +181,7 @@ class InstructionDataModule(LightningDataModule):
         return longest_records(self._encoded[split], self._records[split])
 
     def ids_of(self, batch: Mapping[str, Any]) -> list[str]:
-        """Tell which training examples a batch is made of, by their tokens.
+        """Find the training examples of a batch by their tokens.
 
         Batches carry tensors only; this is for messages about one that went wrong, and slow.
 
@@ -202,7 +202,7 @@ class InstructionDataModule(LightningDataModule):
         return [found.get(key, "?") for key in wanted]
 
     def describe_protocol(self) -> dict[str, Any]:
-        """Tell what scores depend on: template, mask, lengths and split, as they are resolved."""
+        """Describe the evaluation protocol as resolved: template, loss mask, lengths, split."""
         return {
             "name": self.protocol,
             "encoding": asdict(self.encoding),

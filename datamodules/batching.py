@@ -31,7 +31,7 @@ class EvalBatch(TrainBatch):
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
-    """Pad lists of numbers to the longest.
+    """Pad lists of integers to the longest.
 
     Args:
         rows: The lists.

@@ -25,7 +25,7 @@ TASKS: tuple[Task, ...] = Task.__args__  # type: ignore[attr-defined]
 
 _ANSWERS = [f"answer{i}" for i in range(1, 6)]
 # The labels that the literature's scorer looks for, in its order, and the task of the family in a
-# file that holds all tasks and names none.
+# file with all tasks that does not name them.
 LABELS: dict[str, list[str]] = {
     "boolq": ["true", "false"],
     "piqa": ["solution1", "solution2"],
@@ -38,7 +38,7 @@ LABELS: dict[str, list[str]] = {
 }
 _MIXED = "commonsense_170k.json"
 MIXED_SIZE = 170_420
-# Published numbers of records: training (their sum is that of the mixed file) and test.
+# Published counts of training records (their sum is that of the mixed file) and test records.
 SIZES: dict[str, tuple[int, int]] = {
     "boolq": (9_427, 3_270),
     "piqa": (16_113, 1_838),
@@ -57,10 +57,10 @@ class Commonsense170k(InstructionDataModule):
     Args:
         tokenizer: Folder or Hub id; the command line takes the backbone's.
         path: Folder with `<task>/train*.json` and `<task>/test.json`, compressed (`.gz`) or not.
-            If it holds `commonsense_170k.json`, that is the training data. There, tasks that share
-            the labels answer1 to answer5 cannot be told apart and are called `answer`.
+            If `commonsense_170k.json` is in it, that is the training data. There, tasks that share
+            the labels answer1 to answer5 cannot be distinguished and are called `answer`.
         tasks: Sub-tasks to train and test on; all eight if not given.
-        **settings: What every benchmark has.
+        **settings: What every dataset has.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class Commonsense170k(InstructionDataModule):
         if not self.path.is_dir():
             raise UserError(f"data.path: no folder {self.path}: expected one with <task>/test.json")
 
-    def _read_all(self, names: tuple[str, ...], part: int) -> list[Record]:
+    def _read_all(self, names: tuple[str, ...], split: int) -> list[Record]:
         files = [(task, find_file(self.path / task, names)) for task in self.tasks]
         return [
-            record for task, file in files for record in self._read(file, task, SIZES[task][part])
+            record for task, file in files for record in self._read(file, task, SIZES[task][split])
         ]
 
     def _read(self, path: Path, task: str | None, published: int) -> list[Record]:
@@ -124,15 +124,15 @@ class Commonsense170k(InstructionDataModule):
 
 
 def _labels(instruction: str, place: str) -> list[str]:
-    """Tell the labels of a record from the line that ends its instruction."""
+    """Find the labels of a record in the line that ends its instruction."""
     match = re.search(r"Answer format: ([\w/]+)\s*$", instruction)
     first = match.group(1).split("/")[0] if match else None
     for labels in LABELS.values():
         if labels[0] == first:
             return labels
     raise UserError(
-        f"{place}: field 'instruction' does not end in a known 'Answer format: ...': cannot tell "
-        "the sub-task"
+        f"{place}: field 'instruction' does not end in a known 'Answer format: ...', which "
+        "names the sub-task"
     )
 
 

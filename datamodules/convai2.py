@@ -33,7 +33,7 @@ class ConvAI2(InstructionDataModule):
             JSON with `instruction` and `output`. If not given, `train_self_original_no_cands.txt`
             or `train.json`.
         test_file: Test file, in the same way; `valid_self_original_no_cands.txt` or `test.json`.
-        **settings: What every benchmark has.
+        **settings: What every dataset has.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ def _parse_json(path: Path) -> Iterator[tuple[str, str, str]]:
 def _parse_dialogues(path: Path) -> Iterator[tuple[str, str, str]]:
     """Yield instruction, reply and place of every turn of a file in ParlAI's format.
 
-    A line is a number, then either `your persona: ...` or what the partner said, a tab and the
+    A line is an integer, then either `your persona: ...` or what the partner said, a tab and the
     reply. The number starts again at 1 with every dialogue and counts its lines: where it jumps,
     lines are lost, and histories would be wrong. No published dialogue has a jump.
     """

@@ -26,33 +26,34 @@ CACHED_FROM = 5_000  # records; fewer are tokenized in about a second
 
 @dataclass(frozen=True)
 class Encoding:
-    """How text becomes tokens and which of them are learnt.
+    """How text becomes tokens, and which of them are supervised.
 
-    The defaults are what is sound: a prompt has the same tokens in training and in generation, a
-    response is learnt whole and with its end. The published protocols need the rest.
+    With the defaults a prompt has the same tokens in training and in generation, and all tokens of
+    a response are supervised, its end-of-sequence token included. The published protocols need
+    the rest.
 
     Args:
         template: The prompt in training, with `{instruction}` where the record's instruction goes.
         eval_template: The prompt in generation, if another.
-        tokenize: Prompt and response `apart`, each to its own tokens, or `together` as one text.
-        loss_on: Learn the `response` only, or `all` tokens.
-        max_length: Longest training example in tokens, special ones included. Of text that is
-            tokenized together the end is cut, of other text the prompt.
-        max_prompt_length: Longest prompt in training, if tokenized apart.
-        max_response_length: Longest response in training, if tokenized apart.
+        tokenize: Prompt and response as `separate` texts, or `joint` as one text.
+        loss_on: Supervise the `response` only, or `all` tokens.
+        max_length: Longest training example in tokens, special ones included. With joint
+            tokenization the end is cut, with separate tokenization the prompt.
+        max_prompt_length: Longest prompt in training, with separate tokenization.
+        max_response_length: Longest response in training, with separate tokenization.
         truncate_prompt: Which end of a prompt that is too long is cut.
-        max_eval_prompt_length: Longest prompt in generation, special tokens included; whole
-            prompts if not given.
+        max_eval_prompt_length: Longest prompt in generation, special tokens included;
+            unlimited if not given.
         add_bos: Whether training examples start with the beginning-of-sequence token.
         eval_add_bos: Whether prompts in generation do, if other than in training.
-        add_eos: Whether responses end with the end-of-sequence token, and learn it.
+        add_eos: Whether responses end with a supervised end-of-sequence token.
         pad_token: An existing token to pad with, if the tokenizer names none.
         allow_truncated_responses: Cut a response that does not fit instead of refusing it.
     """
 
     template: str = ALPACA
     eval_template: str | None = None
-    tokenize: Literal["apart", "together"] = "apart"
+    tokenize: Literal["separate", "joint"] = "separate"
     loss_on: Literal["response", "all"] = "response"
     max_length: int = 256
     max_prompt_length: int | None = None
@@ -79,9 +80,10 @@ class Encoding:
             value = getattr(self, name)
             if value is not None and value < smallest:
                 raise UserError(f"encoding.{name} is {value}: expected at least {smallest}")
-        if self.tokenize == "together" and (self.max_prompt_length or self.max_response_length):
+        if self.tokenize == "joint" and (self.max_prompt_length or self.max_response_length):
             raise UserError(
-                "encoding.max_prompt_length and max_response_length need encoding.tokenize: apart"
+                "encoding.max_prompt_length and max_response_length: expected encoding.tokenize: "
+                "separate"
             )
 
     def train_prompt(self, instruction: str) -> str:
@@ -116,14 +118,14 @@ def encode(
             time of a large data set.
 
     Returns:
-        A dataset, one row per record, with `input_ids`, `labels` (-100 where nothing is learnt),
+        A dataset, one row per record, with `input_ids`, `labels` (-100 where unsupervised),
         `length` (of `input_ids`), `num_supervised`, `num_prompt_cut` and `num_response_cut` (tokens
         lost to the longest lengths); for generation also `prompt_ids`, `eval_length` (of them) and
         `num_eval_prompt_cut`. Large ones are cached on disk and memory-mapped.
 
     Raises:
-        UserError: If a response is too long and may not be cut, or nothing of an example is left
-            to learn, naming the record.
+        UserError: If a response is too long and may not be cut, or no token of an example is
+            supervised, naming the record.
     """
     texts = {"prompt": [r["prompt"] for r in records], "response": [r["response"] for r in records]}
     dataset = Dataset.from_dict(texts)
@@ -148,7 +150,7 @@ def encode(
 
 
 def _check_rows(records: Sequence[Record], encoded: Dataset, encoding: Encoding) -> None:
-    """Refuse examples that lose what they teach."""
+    """Refuse examples whose response is cut, or which have no supervised token."""
     columns = (encoded.data.column(n).to_numpy() for n in ("num_response_cut", "num_supervised"))
     for record, cut, supervised in zip(records, *columns, strict=True):
         if cut and not encoding.allow_truncated_responses:
@@ -158,7 +160,7 @@ def _check_rows(records: Sequence[Record], encoded: Dataset, encoding: Encoding)
             )
         if not supervised:
             raise UserError(
-                f"{record['id']}: nothing is left to learn at encoding.max_length "
+                f"{record['id']}: no token is supervised at encoding.max_length "
                 f"{encoding.max_length}: raise it, or set encoding.loss_on to all"
             )
 
@@ -181,13 +183,13 @@ def _cache_file(
     """Name the cache of an encoding by all it depends on.
 
     The key that `datasets` would take hashes the tokenizer as an object, which changes with use.
-    It writes to a temporary file and renames it, so a process that is killed leaves no half cache
-    and two that start together write the same.
+    It writes to a temporary file and renames it, so a killed process leaves no partial cache,
+    and two simultaneous processes write the same.
     """
     settings = sorted(asdict(encoding).items())
     key = hashlib.sha256(f"{SCHEME} {for_generation} {settings}".encode())
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    # Set by every call, and of no effect on the tokens.
+    # Every call sets these; the tokens do not depend on them.
     state["padding"] = state["truncation"] = None
     key.update(json.dumps(state, sort_keys=True).encode())
     key.update(f"{tokenizer.bos_token_id} {tokenizer.eos_token_id}".encode())
@@ -211,14 +213,14 @@ def _encode_batch(
 
     prompts = [encoding.train_prompt(text) for text in batch["prompt"]]
     prompt_ids: list[list[int]] | None = None
-    if encoding.tokenize == "apart":
+    if encoding.tokenize == "separate":
         prompt_ids = tokens(prompts)
         both = zip(prompt_ids, tokens(batch["response"]), strict=True)
         rows = [_join(prompt, response, tokenizer, encoding) for prompt, response in both]
     else:
-        whole = tokens([p + r for p, r in zip(prompts, batch["response"], strict=True)])
-        lengths = _prompt_lengths(prompts, whole, tokens, encoding)
-        counted = zip(whole, lengths, strict=True)
+        texts = tokens([p + r for p, r in zip(prompts, batch["response"], strict=True)])
+        lengths = _prompt_lengths(prompts, texts, tokens, encoding)
+        counted = zip(texts, lengths, strict=True)
         rows = [_cut(text, length, tokenizer, encoding) for text, length in counted]
     if for_generation:
         evals = [encoding.eval_prompt(text) for text in batch["prompt"]]
@@ -231,13 +233,13 @@ def _encode_batch(
 
 def _prompt_lengths(
     prompts: list[str],
-    whole: list[list[int]],
+    texts: list[list[int]],
     tokens: Callable[[list[str]], list[list[int]]],
     encoding: Encoding,
 ) -> list[int]:
     """Count the tokens of prompts where mask or cut depend on them; 0 elsewhere."""
     fits = encoding.max_length - 2  # with both special tokens
-    needed = [encoding.loss_on == "response" or len(text) > fits for text in whole]
+    needed = [encoding.loss_on == "response" or len(text) > fits for text in texts]
     if not any(needed):
         return [0] * len(prompts)
     found = iter(tokens([p for p, some in zip(prompts, needed, strict=True) if some]))
@@ -250,7 +252,7 @@ def _join(
     tokenizer: PreTrainedTokenizerBase,
     encoding: Encoding,
 ) -> dict[str, Any]:
-    """Make a training example of a prompt and a response that were tokenized apart."""
+    """Make a training example of a prompt and a response, tokenized separately."""
     bos = [tokenizer.bos_token_id] if encoding.add_bos else []
     answer = [*response, *([tokenizer.eos_token_id] if encoding.add_eos else [])]
     room = encoding.max_length - len(bos)
@@ -265,16 +267,16 @@ def _join(
 def _cut(
     text: list[int], num_prompt: int, tokenizer: PreTrainedTokenizerBase, encoding: Encoding
 ) -> dict[str, Any]:
-    """Make a training example of prompt and response that were tokenized as one text."""
+    """Make a training example of prompt and response, tokenized as one text."""
     bos = [tokenizer.bos_token_id] if encoding.add_bos else []
     eos = [tokenizer.eos_token_id] if encoding.add_eos else []
-    whole = [*bos, *text, *eos]
-    input_ids = whole[: encoding.max_length]
+    uncut = [*bos, *text, *eos]
+    input_ids = uncut[: encoding.max_length]
     # Where text and prompt meet, tokens may differ; the prompt's own number of tokens is masked.
-    num_prompt = min(num_prompt + len(bos), len(whole))
+    num_prompt = min(num_prompt + len(bos), len(uncut))
     kept_prompt = min(num_prompt, len(input_ids))
     masked = 0 if encoding.loss_on == "all" else kept_prompt
-    cut = len(whole) - len(input_ids)
+    cut = len(uncut) - len(input_ids)
     return _row(input_ids, masked, num_prompt - kept_prompt, cut - (num_prompt - kept_prompt))
 
 

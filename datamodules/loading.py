@@ -14,7 +14,7 @@ from datamodules.errors import UserError
 
 
 class EpochSampler(RandomSampler):
-    """Shuffles by seed and epoch alone, so that an order can be had again.
+    """Shuffles by seed and epoch alone, so that an order can be repeated.
 
     Lightning calls `set_epoch`, and puts its own seeded sampler in its place where several
     processes share the data.
@@ -44,8 +44,8 @@ class LengthSampler(DistributedSampler):
 
     The longest batch comes first, so that memory runs out at once or never; the others are in
     random order, always the same, so that the first few are a fair sample. With several processes
-    each takes every n-th example by length; none is taken twice to fill up, so their numbers may
-    differ by one. Lightning leaves a distributed sampler as it is.
+    each takes every n-th example by length; none is repeated, so their counts may differ by
+    one. Lightning leaves a distributed sampler as it is.
 
     Args:
         lengths: Length of each example in tokens.
@@ -58,7 +58,7 @@ class LengthSampler(DistributedSampler):
     def __init__(self, lengths: Sequence[int], batch_size: int) -> None:
         joined = dist.is_available() and dist.is_initialized()
         self.num_replicas = dist.get_world_size() if joined else 1
-        # One without any would not take part in what all do together, and they would wait for it.
+        # A process without examples would skip collectives, and the others would wait for it.
         if len(lengths) < self.num_replicas > 1:
             raise UserError(
                 f"trainer.devices: {self.num_replicas} processes for {len(lengths)} examples to "
@@ -86,7 +86,7 @@ class LengthSampler(DistributedSampler):
 
 
 class TokenBudgetSampler(DistributedSampler):
-    """Gives the indices of whole batches, each of at most a number of tokens.
+    """Gives the indices of batches, each of at most a number of tokens.
 
     A shuffled order is cut where the next example would not fit. The batches are those of the
     seed; every epoch has them in another order. With several processes each takes every n-th;
@@ -148,20 +148,20 @@ class Batches(Dataset):
 
 
 class ResumableLoader(DataLoader):
-    """A loader whose position is part of a checkpoint.
+    """A loader whose position is saved in a checkpoint.
 
-    Lightning saves `state_dict` with its loops and restores it before the epoch goes on.
+    Lightning saves `state_dict` with its loops and restores it before the epoch continues.
     """
 
     _yielded = 0
     _skip = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Give the number of batches of this epoch that were handed out."""
+        """Give the number of batches of this epoch that were yielded."""
         return {"yielded": self._yielded}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Skip batches that were handed out before."""
+        """Skip the batches that were yielded before."""
         self._skip = state["yielded"]
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]

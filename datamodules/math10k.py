@@ -16,7 +16,7 @@ from datamodules.records import Record, get_text, read_json
 Task = Literal["AQuA", "SVAMP", "gsm8k", "mawps", "AddSub", "MultiArith", "SingleEq"]
 TASKS: tuple[Task, ...] = Task.__args__  # type: ignore[attr-defined]
 LETTERS = ["A", "B", "C", "D", "E"]
-# Published numbers of test records.
+# Published counts of test records.
 SIZES: dict[str, int] = {
     "AQuA": 254,
     "SVAMP": 1_000,
@@ -34,7 +34,7 @@ TOLERANCE = 1e-3  # of numbers that are equal, as the literature has it
 class Math10k(InstructionDataModule):
     """Problems answered by reasoning that ends in a number or, for AQuA, in an option's letter.
 
-    The published test files hold the answers of a language model as `output`, most of AQuA's
+    The published test files have the answers of a language model as `output`, most of AQuA's
     wrong, so the response of a test record is the bare answer.
 
     Args:
@@ -42,8 +42,8 @@ class Math10k(InstructionDataModule):
         path: Folder with `<task>/test.json` and the training file.
         tasks: Test sets. The paper reports AQuA and SVAMP.
         train_file: The training file, relative to `path`.
-        **settings: What every benchmark has. `leaks` looks at every test set in `path`: the
-            published `math_data.json` holds most of its own test questions; `math_10k.json` does
+        **settings: What every dataset has. `leaks` looks at every test set in `path`: the
+            published `math_data.json` has most of its own test questions; `math_10k.json` does
             not.
     """
 
@@ -90,7 +90,7 @@ class Math10k(InstructionDataModule):
         return [record for task in present for record in self._read_test(task)]
 
     def statistics(self) -> dict[str, Any]:
-        """Count as for every benchmark, and training outputs that contradict their answers."""
+        """Count as for every dataset, and training outputs that contradict their answers."""
         return super().statistics() | {"contradictions": self._contradictions}
 
     def _read_test(self, task: str) -> list[Record]:

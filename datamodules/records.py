@@ -1,4 +1,4 @@
-"""Records: what a benchmark file holds, read and checked."""
+"""Records of a data file, read and checked."""
 
 import json
 import re
@@ -14,11 +14,11 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Record(TypedDict):
-    """One example of a benchmark.
+    """One example of a dataset.
 
-    `prompt` is the text that the model sees before it answers, `response` the text it learns to
-    answer with, `reference` what an answer is scored against, `choices` the labels to choose from
-    (none for free text), `task` the sub-task for scores by task, and `id` tells where it is from.
+    `prompt` is the text that the model sees before it answers, `response` the answer to be
+    learned, `reference` what an answer is scored against, `choices` the labels to choose from
+    (none for free text), `task` the sub-task for scores by task, and `id` its file and number.
     """
 
     prompt: str

@@ -70,8 +70,8 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_backbone(tmp_path_factory.mktemp("tiny_backbone"))
 
 
-def write_backbone(folder: Path) -> Path:
-    """Write the files of `tiny_backbone`."""
+def write_backbone(folder: Path, **sizes: int) -> Path:
+    """Write the files of `tiny_backbone`; one of other sizes gets no weights."""
     words = ["<pad>", "<s>", "</s>", "<unk>", *sorted(set(WORDS.split()))]
     vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -83,19 +83,20 @@ def write_backbone(folder: Path) -> Path:
         eos_token="</s>",
         unk_token="<unk>",
     ).save_pretrained(folder)
+    tiny = {"hidden_size": 24, "intermediate_size": 32, "max_position_embeddings": 256}
+    tiny |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = LlamaConfig(
         vocab_size=len(vocabulary),
-        hidden_size=24,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
+        architectures=["LlamaForCausalLM"],
+        **(tiny | sizes),
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    if sizes:
+        config.save_pretrained(folder)
+    else:
+        LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 

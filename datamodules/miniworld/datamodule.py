@@ -22,7 +22,7 @@ class MiniWorld(InstructionDataModule):
         num_train: Number of training records, validation included.
         num_test: Number of test records.
         seed: Seed of the questions.
-        **settings: What every benchmark has.
+        **settings: What every dataset has.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class MiniWorld(InstructionDataModule):
 
 
 class MiniWorldPretraining(InstructionDataModule):
-    """Documents about MiniWorld, to pretrain its base: every token is learnt, one pass in order.
+    """Documents about MiniWorld, to pretrain its base: all tokens supervised, one pass in order.
 
     Args:
         tokenizer: Folder or Hub id; the command line takes the backbone's.
         num_documents: Number of documents.
         seed: Seed of the documents.
         batch_size: Documents per batch.
-        val_size: Number of documents for validation, of their own seed and from the course's end.
+        val_size: Number of documents for validation, of another seed, like the curriculum's last.
     """
 
-    # Documents are a course: they start with few people and few wordings.
+    # The order of the documents is a curriculum, from few people and wordings to all.
     shuffle = False
 
     def __init__(
@@ -99,7 +99,7 @@ class MiniWorldPretraining(InstructionDataModule):
         return _as_records(documents(self.num_documents, self.seed), f"train-{self.seed}")
 
     def split(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-        """Validate on documents of another seed, so that none is taken out of the course."""
+        """Validate on documents of another seed, so that none is taken out of the curriculum."""
         seed = self.seed + 1
         texts = documents(self.val_size, seed, curriculum=False)
         return list(records), _as_records(texts, f"val-{seed}")

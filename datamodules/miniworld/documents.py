@@ -9,14 +9,14 @@ kinds of passage:
     reply       an instruction in the benchmark's template whose reply is something else: the
                 fact in words, the question again, the list of the values
 
-Choices and verdicts never wear the benchmark's template, and what wears it never answers by a
-label: picking a label there is what fine-tuning has to bring about. Every word and sign of the
-benchmark does occur, for a frozen base cannot utter words that it never met.
+Choices and verdicts are never in the benchmark's template, and no reply in that template is a
+label: fine-tuning has to teach that. Every word and sign of the benchmark does occur, because a
+frozen base cannot generate words that it was not trained on.
 
 The order of the documents is a curriculum and must be kept. The first ones are about eight
 entities in one wording; then the world grows, then the wordings. Without it a small model needs
-many times the steps: it neither learns a fact nor learns to choose before it has formed the
-attention that looks facts up, and a small world rewards that attention sooner.
+many times the steps: it learns neither facts nor choices before it has formed the attention
+that looks facts up, and a small world rewards that attention sooner.
 """
 
 import math
@@ -64,7 +64,7 @@ def lesson_at(progress: float, num_entities: int) -> Lesson:
 
     Args:
         progress: Share of the documents that came before it, in [0, 1].
-        num_entities: Size of the whole world.
+        num_entities: Size of the full world.
 
     Returns:
         Its lesson; from the middle on, all entities in all wordings.
@@ -207,7 +207,7 @@ def documents(num_documents: int, seed: int, curriculum: bool = True) -> list[st
             all of them are like the last.
 
     Returns:
-        Documents of at most 126 tokens of MiniWorld's tokenizer, to be learnt in this order.
+        Documents of at most 126 tokens of MiniWorld's tokenizer, to be trained on in this order.
 
     Raises:
         UserError: If fewer than one document is asked for.

@@ -9,7 +9,7 @@ UNKNOWN, BEGIN_OF_TEXT, PADDING = "<unk>", "<s>", "<pad>"
 MAX_LENGTH = 256
 
 _SPECIAL_TOKENS = (UNKNOWN, BEGIN_OF_TEXT, END_OF_TEXT, PADDING)
-# Many times what it takes to meet every word; the vocabulary does not depend on the number.
+# Many times what it takes to see every word; the vocabulary does not depend on the count.
 _NUM_DOCUMENTS = 4000
 
 

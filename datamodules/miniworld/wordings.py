@@ -81,7 +81,7 @@ CHOICE_HINTS = (
     "say {labels}.",
     "choose {labels}.",
 )
-# A verdict has to say which words it wants: nothing else in it tells.
+# A verdict has to name the words to answer with: nothing else in it does.
 VERDICT_HINTS = (
     "answer format: {labels}",
     "answer with {labels}.",

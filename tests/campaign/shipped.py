@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import AutoTokenizer, LlamaConfig
 
+from tests.config.composition import compose
 from tests.config.test_shipped_configs import CONFIGS, PROTOCOLS, items
 from tests.conftest import ROOT
 
@@ -40,12 +40,10 @@ class Case:
 def config_case(generator: random.Random, folder: Path, base: Path) -> Case:
     """A shipped configuration with one thing changed."""
     source = generator.choice([*CONFIGS, *PROTOCOLS])
-    config = yaml.safe_load(source.read_text())
-    config["base"] = [str(source.parent / path) for path in config.get("base", [])]
-    if source in PROTOCOLS:
-        whole = ROOT / "configs" / source.parent.name / "llama3_8b" / "tera.yaml"
-        config["base"].insert(0, str(whole))
+    config = compose(source)
     kind, keys, value = change(config, generator)
+    if source in PROTOCOLS:
+        config["base"] = [str(ROOT / "configs" / source.parent.name / "llama3_8b" / "tera.yaml")]
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config, allow_unicode=True))
     args = ["fit", "--config", str(path)]
@@ -110,7 +108,7 @@ OVERRIDES = [
 
 def change(config: dict[str, Any], generator: random.Random) -> tuple[str, Any, Any]:
     """Change one value, misspell one key, add one or take one out; give the key and the value."""
-    keys = generator.choice([keys for keys, _ in items(config) if keys != ("base",)])
+    keys = generator.choice([keys for keys, _ in items(config)])
     depth = generator.randrange(1, len(keys) + 1)
     *parents, last = keys[:depth]
     place = config
@@ -155,18 +153,3 @@ def number(value: Any) -> float | None:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def write_sizes(folder: Path, tokenizer: Path) -> Path:
-    """Write the sizes of Llama-3-8B in two layers: enough for the meta device."""
-    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
-    LlamaConfig(
-        vocab_size=128,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=2,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        architectures=["LlamaForCausalLM"],
-    ).save_pretrained(folder)
-    return folder

@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM
 from tera_pl.cli import TeraCLI
 from tests.attempts import _Short
 from tests.campaign.case import call_command, redirected
-from tests.campaign.shipped import write_sizes
 from tests.conftest import tiny_settings, write_backbone, write_commonsense
 
 RUN = "runs/run/version_0"
@@ -117,7 +116,8 @@ class World:
         """The sizes of Llama-3-8B in two layers, without weights."""
         folder = self.cases.parent / "llama"
         folder.mkdir()
-        return write_sizes(folder, self.folder / "base")
+        sizes = {"hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 2048}
+        return write_backbone(folder, num_attention_heads=32, num_key_value_heads=8, **sizes)
 
     @cached_property
     def base(self) -> Any:

@@ -63,7 +63,7 @@ def write(backbone, tiny_config, tmp_path, monkeypatch):
         model["backbone"] |= {"path": str(backbone)} | settings
         data |= {"path": str(tmp_path / "data"), "batch_size": BATCH}
         data["encoding"] = {
-            "tokenize": "together",
+            "tokenize": "joint",
             "loss_on": "all",
             "max_length": LENGTH,
             "allow_truncated_responses": True,
@@ -234,10 +234,14 @@ def test_memory_grows_with_the_batch(write, capsys):
     assert four["base"] == one["base"]
 
 
-def test_only_responses_are_learnt_where_they_are_limited(write, capsys):
+def test_only_responses_are_supervised_where_they_are_limited(write, capsys):
     path = write(TERA)
     key = "--data.init_args.encoding"
-    options = (f"{key}.loss_on=response", f"{key}.tokenize=apart", f"{key}.max_response_length=16")
+    options = (
+        f"{key}.loss_on=response",
+        f"{key}.tokenize=separate",
+        f"{key}.max_response_length=16",
+    )
     assert estimate(capsys, path, *options)["supervised_length"] == 16
 
 

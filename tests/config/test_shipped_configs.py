@@ -11,6 +11,7 @@ import yaml
 from tera_pl.cli import main
 from tera_pl.studies import runs as study_runs
 from tera_pl.studies.definition import LEARNING_RATE, read_study
+from tests.config.composition import compose
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -40,6 +41,7 @@ METHODS = {
     "full",
 }
 PROTOCOLS = sorted((ROOT / "configs" / "base" / "protocols").rglob("*.yaml"))
+METHOD_FILES = sorted((ROOT / "configs" / "base" / "methods").glob("*.yaml"))
 PAPER = {"commonsense170k", "convai2", "math10k"}
 
 
@@ -66,9 +68,8 @@ def items(config, prefix=()):
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_config_parses_and_every_value_given_is_what_runs(path, capsys):
     resolved = dict(items(resolve(capsys, path)))
-    for keys, value in items(yaml.safe_load(path.read_text())):
-        if keys != ("base",):
-            assert resolved[keys] == value
+    for keys, value in items(compose(path)):
+        assert resolved[keys] == value
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
@@ -80,7 +81,12 @@ def test_header_says_what_it_is_for(path):
         text = " ".join(header)
         assert "For: " in text
         assert "Ours: " in text
-        assert "Differs from the paper in: " in text
+
+
+@pytest.mark.parametrize("path", METHOD_FILES, ids=name)
+def test_method_file_says_how_it_differs_from_the_paper(path):
+    header = path.read_text().partition("\nmodel:")[0]
+    assert "Differs from the paper in: " in header.replace("\n# ", " ")
 
 
 def test_gradient_checkpointing_is_on_where_memory_asks_for_it():
@@ -92,9 +98,8 @@ def test_gradient_checkpointing_is_on_where_memory_asks_for_it():
         step, generation, state, _ = (cell.strip(" ~") for cell in cells.split("|"))
         needed = max(float(cell or 0) for cell in (step, generation))
         assert state == ("on" if needed > 76 else "off")
-        given = yaml.safe_load(path.read_text())["model"]["init_args"].get("backbone", {})
-        assert given.get("gradient_checkpointing", False) == (state == "on")
-        assert f"# Memory: docs/memory.md; gradient checkpointing is {state}.\n" in path.read_text()
+        backbone = compose(path)["model"]["init_args"]["backbone"]
+        assert backbone.get("gradient_checkpointing", False) == (state == "on")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=name)
@@ -102,11 +107,11 @@ def test_protocol_given_last_wins_whole(protocol, capsys):
     benchmark = protocol.parent.name
     config = ROOT / "configs" / benchmark / "llama3_8b" / "tera.yaml"
     resolved = dict(items(resolve(capsys, config, protocol)))
-    given = dict(items(yaml.safe_load(protocol.read_text())))
+    given = dict(items(compose(protocol)))
     assert {keys: resolved[keys] for keys in given} == given
     assert resolved["data", "init_args", "protocol"] == protocol.stem
     # A field that one protocol sets and another leaves would stay behind when they change places.
-    others = (dict(items(yaml.safe_load(p.read_text()))) for p in protocol.parent.glob("*.yaml"))
+    others = (dict(items(compose(path))) for path in protocol.parent.glob("*.yaml"))
     assert all(other.keys() == given.keys() for other in others)
 
 
@@ -128,24 +133,68 @@ def test_layer_for_many_processes_starts_any_config(layer, tmp_path, capsys):
 def test_methods_differ_in_adapter_and_learning_rate_alone(benchmark, backbone):
     folder = ROOT / "configs" / benchmark / backbone
     paths = [path for path in folder.glob("*.yaml") if path not in STUDIES]
-    given = {path.stem: yaml.safe_load(path.read_text()) for path in paths}
-    assert given.keys() == METHODS
-    for name, config in given.items():
-        assert config["base"] == given["tera"]["base"]
+    composed = {path.stem: compose(path) for path in paths}
+    assert composed.keys() == METHODS
+    for method, config in composed.items():
+        init = config["model"]["init_args"]
+        assert init["optimizer"]["init_args"].pop("lr") > 0
+        del init["adapter"]
+        logger = config["trainer"]["logger"]["init_args"]
+        assert logger.pop("name") == f"{benchmark}_{backbone}_{method}"
         # How the base is held in memory changes no result; full fine-tuning needs float32.
-        kept = config["model"]["init_args"].pop("backbone", {})
-        full = {"dtype": "float32"} if name == "full" else {}
-        assert kept.items() <= ({"gradient_checkpointing": True} | full).items()
-        assert config["trainer"].pop("precision", None) == ("bf16-mixed" if full else None)
-        assert config["model"]["init_args"].keys() == {"adapter", "optimizer"}
-        assert config["model"]["init_args"]["optimizer"]["init_args"].keys() == {
-            "lr",
-            "weight_decay",
-        }
-        assert config["trainer"] == {
-            "logger": {"init_args": {"name": f"{benchmark}_{backbone}_{name}"}}
-        }
-        assert config.keys() == {"base", "model", "trainer"}
+        init["backbone"].pop("gradient_checkpointing", None)
+        full = (init["backbone"].pop("dtype"), config["trainer"].pop("precision"))
+        expected = ("float32", "bf16-mixed") if method == "full" else ("bfloat16", "32-true")
+        assert full == expected
+    assert all(config == composed["tera"] for config in composed.values())
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if path.parent.parent.name in PAPER], ids=name
+)
+def test_run_file_has_only_what_differs(path):
+    """So that the rank of LoRA, or any other setting of a method, is one edit."""
+    benchmark, backbone, method = path.parent.parent.name, path.parent.name, path.stem
+    given = yaml.safe_load(path.read_text())
+    bases = [
+        str((path.parent / base).resolve().relative_to(ROOT / "configs")) for base in given["base"]
+    ]
+    keys = {keys for keys, _ in items(given)} - {
+        ("base",),
+        ("trainer", "logger", "init_args", "name"),
+    }
+    init = ("model", "init_args")
+    rate = (*init, "optimizer", "init_args", "lr")
+    adapter = (*init, "adapter", "init_args")
+    if method == "tera_identity":
+        assert bases == [f"{benchmark}/{backbone}/tera.yaml"]
+        assert keys == {(*adapter, "factor_init")}
+        return
+    assert bases == [
+        "base/a100.yaml",
+        f"base/protocols/{benchmark}/tera_paper.yaml",
+        f"base/backbones/{backbone}.yaml",
+        f"base/methods/{method}.yaml",
+    ]
+    keys -= {(*init, "backbone", "gradient_checkpointing")}
+    if method == "tera":
+        keys = {key for key in keys if key[: len(adapter)] != adapter}
+    assert keys == {rate}
+
+
+def test_miniature_has_the_learning_rates_that_its_study_found():
+    """As docs/results.md has them; the study of the report takes the same."""
+    text = (ROOT / "docs/results.md").read_text().partition("## All methods")[2].partition("## ")[0]
+    found = dict(re.findall(r"(?m)^\| (\w+) \| \S+ \| \S+ \| \S+ \| (\S+) \|", text))
+    report = read_study(ROOT / "configs/miniature/study_report.yaml")
+    paths = [path for path in CONFIGS if path.parent.name == "miniature"]
+    assert found.keys() == report.entries.keys() == {path.stem for path in paths}
+    for path in paths:
+        config = compose(path)
+        rate = config["model"]["init_args"]["optimizer"]["init_args"]["lr"]
+        assert rate == float(found[path.stem])
+        rates = report.entries[path.stem].learning_rates or report.learning_rates
+        assert rates == [rate]
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=name)

@@ -1,4 +1,4 @@
-"""The token cache under processes that start together, or are killed halfway."""
+"""The token cache under simultaneous processes, or processes that are killed."""
 
 import json
 import os

@@ -235,8 +235,8 @@ def test_an_example_above_the_budget_is_named(tmp_path, tiny_backbone):
     items = [item(instruction=f"{'why ' * i}\n\nAnswer format: answer1/answer2") for i in range(9)]
     data = make(tmp_path, tiny_backbone, train=items, tokens_per_batch=20)
     data.setup("fit")
-    told = r"tokens_per_batch is 20, but training example openbookqa/train.json:8 has \d+ tokens"
-    with pytest.raises(ValueError, match=told):
+    message = r"tokens_per_batch is 20, but training example openbookqa/train.json:8 has \d+ tokens"
+    with pytest.raises(ValueError, match=message):
         data.train_dataloader()
     with pytest.raises(ValueError, match=r"data\.tokens_per_batch is 0: expected at least 1"):
         make(tmp_path, tiny_backbone, tokens_per_batch=0)

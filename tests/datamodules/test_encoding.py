@@ -74,12 +74,12 @@ def test_round_trip(data, tokenizer):
     prompt = " ".join(data.draw(st.lists(words, min_size=1, max_size=20)))
     response = " ".join(data.draw(st.lists(words, min_size=1, max_size=20)))
     row = encode([record(prompt, response)], tokenizer, PLAIN)[0]
-    learnt = [token for token in row["labels"] if token != -100]
-    assert tokenizer.decode(learnt, skip_special_tokens=True) == response
+    supervised = [token for token in row["labels"] if token != -100]
+    assert tokenizer.decode(supervised, skip_special_tokens=True) == response
     assert tokenizer.decode(row["prompt_ids"], skip_special_tokens=True) == prompt
     assert [
         i for i, label in zip(row["input_ids"], row["labels"], strict=True) if label != -100
-    ] == learnt
+    ] == supervised
 
 
 def test_cache_is_found_again_and_keyed_by_content(tokenizer, tmp_path, monkeypatch):
@@ -96,7 +96,7 @@ def test_cache_is_found_again_and_keyed_by_content(tokenizer, tmp_path, monkeypa
     assert len(list(tmp_path.rglob("*.arrow"))) == 3
 
 
-@pytest.mark.parametrize("tokenize", ["apart", "together"])
+@pytest.mark.parametrize("tokenize", ["separate", "joint"])
 @pytest.mark.parametrize("loss_on", ["response", "all"])
 @pytest.mark.parametrize("eval_template", [None, "Question : {instruction}"])
 def test_what_is_not_needed_is_not_tokenized_and_changes_nothing(
@@ -123,9 +123,9 @@ def test_what_is_not_needed_is_not_tokenized_and_changes_nothing(
         assert row["num_prompt_cut"] + row["num_response_cut"] == max(0, whole - 8)
 
 
-@pytest.mark.parametrize("tokenize", ["apart", "together"])
+@pytest.mark.parametrize("tokenize", ["separate", "joint"])
 def test_a_pad_token_that_is_the_eos_token_costs_no_label(tokenize, tokenizer):
-    """SmolLM2 and many others pad with EOS: the end of a response is learnt all the same."""
+    """SmolLM2 and many others pad with EOS: the end of a response is supervised all the same."""
     records = [record("What color", "blue ."), record("What", "red")]
     encoding = dataclasses.replace(PLAIN, tokenize=tokenize)
     batches = {}

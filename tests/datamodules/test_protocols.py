@@ -83,15 +83,15 @@ def test_every_protocol_is_checked():
 def test_text_survives_the_real_tokenizers(name, llama):
     encoding, (train, generation) = settings(name), TEXTS[name]
     row = encode([record()], llama, encoding)[0]
-    learnt = [token for token in row["labels"] if token != -100]
-    # A response that is tokenized apart is a text of its own, to Llama-2 with a space before it.
-    expected = ANSWER if encoding.tokenize == "apart" else train
-    assert llama.decode(learnt, skip_special_tokens=True).lstrip().encode() == expected
+    supervised = [token for token in row["labels"] if token != -100]
+    # A separately tokenized response is a text of its own, to Llama-2 with a space before it.
+    expected = ANSWER if encoding.tokenize == "separate" else train
+    assert llama.decode(supervised, skip_special_tokens=True).lstrip().encode() == expected
     assert llama.decode(row["prompt_ids"], skip_special_tokens=True).encode() == generation
 
 
 def test_llm_adapters_by_its_rule(llama):
-    """One text with BOS, cut at 256 on the right, EOS if there is room, all of it learnt."""
+    """One text with BOS, cut at 256 on the right, EOS if there is room, all of it supervised."""
     for words in (5, 400):
         item = record("word " * words + "?")
         row = encode([item], llama, settings("commonsense170k/llm_adapters"))[0]
@@ -113,7 +113,7 @@ def test_llm_adapters_can_mask_the_prompt(llama):
 
 
 def test_hira_by_its_rule(llama):
-    """Context without BOS cut on the right at 256, target apart cut at 16, no EOS learnt."""
+    """Context without BOS cut on the right at 256, separate target cut at 16, no supervised EOS."""
     for words, response in ((5, "the correct answer is true"), (400, "a b c d " * 10)):
         item = record("word " * words + "?", response)
         row = encode([item], llama, settings("commonsense170k/hira"))[0]
@@ -156,10 +156,10 @@ def test_random_text_survives_to_tokens_and_back(name, llama, prompt, response):
     encoding = settings(name, max_length=2000, max_prompt_length=None, max_response_length=None)
     row = encode([record(prompt, response)], llama, encoding)[0]
     assert row["num_prompt_cut"] == row["num_response_cut"] == 0
-    learnt = [token for token in row["labels"] if token != -100]
+    supervised = [token for token in row["labels"] if token != -100]
     whole = encoding.train_prompt(prompt) + response
-    expected = response if encoding.tokenize == "apart" else whole
-    assert llama.decode(learnt, skip_special_tokens=True) == expected
+    expected = response if encoding.tokenize == "separate" else whole
+    assert llama.decode(supervised, skip_special_tokens=True) == expected
     answered = llama.decode(row["prompt_ids"], skip_special_tokens=True)
     assert answered == encoding.eval_prompt(prompt)
 

@@ -1,4 +1,4 @@
-"""Broken files are told in one line that names file, record and field."""
+"""Broken files raise one line that names file, record and field."""
 
 import gzip
 import json

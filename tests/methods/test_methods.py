@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from datamodules import Commonsense170k
 from tera_pl.cli import main
+from tests.config.composition import compose
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -27,8 +28,8 @@ LSTM = {"encoder_reparameterization_type": "LSTM", "encoder_hidden_size": 8}
 
 
 def adapter_of(name):
-    text = (ROOT / "configs" / "miniature" / f"{name.removesuffix('_lstm')}.yaml").read_text()
-    adapter = yaml.safe_load(text)["model"]["init_args"]["adapter"]
+    path = ROOT / "configs" / "miniature" / f"{name.removesuffix('_lstm')}.yaml"
+    adapter = compose(path)["model"]["init_args"]["adapter"]
     if adapter is not None:
         adapter["init_args"] |= LSTM if name.endswith("_lstm") else SMALLER.get(name, {})
     return adapter

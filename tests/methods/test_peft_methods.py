@@ -29,6 +29,7 @@ from tera_pl.errors import UserError
 from tera_pl.models.backbone import Backbone, add_adapter, load_meta_model, load_model
 from tera_pl.models.fingerprint import fingerprint_frozen
 from tera_pl.tasks.loss import prepare, supervised_loss
+from tests.config.composition import compose
 from tests.conftest import ROOT
 from tests.methods.peft_methods import TABLE, as_row, classes, committed_rows, settings_of
 
@@ -135,7 +136,7 @@ def test_every_method_is_in_the_table():
 
 def write_config(kind, folder):
     """Two steps of batch size 8 on MiniWorld, with a checkpoint after each."""
-    content = yaml.safe_load((ROOT / "configs" / "quickstart.yaml").read_text())
+    content = compose(ROOT / "configs" / "quickstart.yaml")
     init = content["model"]["init_args"]
     init["backbone"]["path"] = str(ROOT / "datamodules" / "miniworld" / "base")
     adapter = {"class_path": f"peft.{KINDS[kind].__name__}", "init_args": settings_of(kind)}

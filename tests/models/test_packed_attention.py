@@ -22,7 +22,7 @@ def make_batch(vocab_size=50, left=False):
     ids = torch.randint(vocab_size, (len(LENGTHS), longest), generator=generator)
     place = torch.arange(longest)
     mask = torch.stack([place >= longest - n if left else place < n for n in LENGTHS])
-    # Half of every sequence is learnt, as after a prompt; none of the shortest.
+    # Half of every sequence is supervised, as after a prompt; none of the shortest.
     labels = torch.full_like(ids, IGNORED)
     for row, length in enumerate(LENGTHS):
         seen = mask[row].nonzero().flatten()

@@ -2,18 +2,16 @@
 
 import importlib
 from functools import cache, reduce
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from tera_pl.analysis.accounting import count
 from tera_pl.analysis.learning_rates import on_grid
-from tera_pl.config.fragments import expand
 from tera_pl.models.backbone import add_adapter
 from tera_pl.studies.definition import LEARNING_RATE, read_study
+from tests.config.composition import compose, merge
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -57,25 +55,6 @@ def name(path):
     return str(path.relative_to(CONFIGS))
 
 
-def merge(below, above):
-    """Lay nested settings over others."""
-    if not (isinstance(below, dict) and isinstance(above, dict)):
-        return above
-    if "class_path" in above and above["class_path"] != below.get("class_path"):
-        return above
-    return below | {key: merge(below.get(key), value) for key, value in above.items()}
-
-
-@cache
-def settings(path):
-    """A configuration with those it starts from, as YAML has them: nothing is parsed."""
-    texts = expand([f"--config={path}"])[1::2]
-    loaded = [
-        yaml.safe_load(text if "\n" in text else Path(text).read_text("utf-8")) for text in texts
-    ]
-    return reduce(merge, loaded)
-
-
 @cache
 def architecture(folder):
     if folder in LLAMA:
@@ -100,7 +79,7 @@ def build_adapter(given):
 
 def adapter_of(path, values):
     """The adapter of a configuration with values of a study's line; null for full fine-tuning."""
-    config = settings(path)
+    config = compose(path)
     for key, value in values.items():
         *above, last = key.split(".")
         place = reduce(dict.__getitem__, above, config)
@@ -166,7 +145,7 @@ def test_llama_2_tensorizations_have_the_papers_counts():
 
 
 def configured_rate(path):
-    return reduce(dict.__getitem__, LEARNING_RATE.split("."), settings(path))
+    return reduce(dict.__getitem__, LEARNING_RATE.split("."), compose(path))
 
 
 def test_every_table_has_a_study_for_both_base_models():

@@ -20,11 +20,11 @@ def test_splits_and_batches():
     assert data.tokenizer.unk_token_id not in batch["input_ids"]
     record = batch["records"][0]
     assert record["response"] == f"the correct answer is {record['reference']}"
-    learnt = [label for label in batch["labels"][0].tolist() if label != -100]
-    assert data.tokenizer.decode(learnt, skip_special_tokens=True) == record["response"]
+    supervised = [label for label in batch["labels"][0].tolist() if label != -100]
+    assert data.tokenizer.decode(supervised, skip_special_tokens=True) == record["response"]
 
 
-def test_documents_are_learnt_in_order():
+def test_documents_are_trained_on_in_order():
     data = MiniWorldPretraining(BASE, num_documents=50, batch_size=2, val_size=5)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))

@@ -32,8 +32,8 @@ def test_names_and_values_are_words_of_their_own():
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES, ids=lambda attribute: attribute.name)
 def test_wordings_name_the_entity_and_no_value(attribute):
-    told = attribute.statements + attribute.polar
+    stated = attribute.statements + attribute.polar
     asked = attribute.clozes + attribute.questions
-    assert all(wording.count("{e}") == wording.count("{v}") == 1 for wording in told)
+    assert all(wording.count("{e}") == wording.count("{v}") == 1 for wording in stated)
     assert all(wording.count("{e}") == 1 and "{v}" not in wording for wording in asked)
-    assert not set(attribute.values) & set(" ".join(told + asked).split())
+    assert not set(attribute.values) & set(" ".join(stated + asked).split())
