@@ -1,9 +1,11 @@
 """What the configurations of all methods have in common."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from peft import PeftConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
@@ -20,9 +22,16 @@ class AdapterConfig(PeftConfig):
     Args:
         weights_sha256: Hash of the tensors in the adapter's file. Set when the adapter is saved,
             verified when it is loaded.
+        settings_sha256: Hash of the settings that change what these tensors compute. Set and
+            verified in the same way; settings that are changed in Python after reading the file
+            are not compared.
     """
 
+    # Settings that change what an adapter computes and that no other check on loading depends on.
+    BOUND: ClassVar[tuple[str, ...]] = ()
+
     weights_sha256: str | None = None
+    settings_sha256: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -31,6 +40,7 @@ class AdapterConfig(PeftConfig):
             raise UserError(" ".join(str(error).split())) from error
         # Only a configuration from a file names its method: weights are about to be loaded for it.
         self.is_from_file = self.peft_type is not None
+        self.bound_as_read = self._bound_settings()
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Save beside the weights, which PEFT has written before, with their hash.
@@ -42,18 +52,19 @@ class AdapterConfig(PeftConfig):
         names = (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)
         if any((Path(save_directory) / name).is_file() for name in names):
             self.weights_sha256 = digest_all(load_peft_weights(str(save_directory), device="cpu"))
+            self.settings_sha256 = _digest_text(self._bound_settings())
         # From here on its weights change in memory.
         self.is_from_file = False
         super().save_pretrained(save_directory, **kwargs)
 
     def verify_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Compare tensors that are about to be loaded with the hash that was saved with them.
+        """Compare tensors that are about to be loaded, and settings, with their saved hashes.
 
         Args:
             state: Tensors by name, as they are in the adapter's file.
 
         Raises:
-            UserError: If this configuration is from a file and they differ, or it has no hash.
+            UserError: If this configuration is from a file and they differ, or a hash is missing.
         """
         if not self.is_from_file:
             return
@@ -66,8 +77,29 @@ class AdapterConfig(PeftConfig):
                 f"the adapter's file have {found}: the file is damaged, or not the one that was "
                 "saved with this adapter_config.json; restore both from the run"
             )
+        self._verify_settings()
         # What is loaded into this adapter later has not been read from that file.
         self.is_from_file = False
+
+    def _bound_settings(self) -> str:
+        """Write the settings that `settings_sha256` is over, as they are in adapter_config.json."""
+        return json.dumps({name: getattr(self, name) for name in self.BOUND}, default=str)
+
+    def _verify_settings(self) -> None:
+        found = _digest_text(self.bound_as_read)
+        if self.settings_sha256 is None:
+            raise missing_hash("settings_sha256", f"{self.bound_as_read} has", found)
+        if found != self.settings_sha256:
+            raise UserError(
+                f"settings_sha256: adapter_config.json says {self.settings_sha256}, but "
+                f"{self.bound_as_read} has {found}: a setting that changes what the adapter "
+                "computes was edited after it was saved: restore it, or, if it is meant, accept "
+                f'it by writing "settings_sha256": "{found}" into adapter_config.json'
+            )
+
+
+def _digest_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def missing_hash(name: str, what: str, found: str | None) -> UserError:

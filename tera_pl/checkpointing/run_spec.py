@@ -23,6 +23,7 @@ VOLATILE = {
     "auto_mapping",
     "revision",
     "weights_sha256",
+    "settings_sha256",
 }
 
 

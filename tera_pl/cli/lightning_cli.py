@@ -195,7 +195,7 @@ class TeraCLI(LightningCLI):
         kwargs["default_root_dir"] = self._root_folder(run)
         kwargs["plugins"] = _with_checkpoint_io(self._get(self.config_init, "trainer.plugins"))
         kwargs["strategy"] = prepare_strategy(self._get(self.config_init, "trainer.strategy"))
-        check_trainer(self._get(self.config_init, "trainer"))
+        check_trainer(self._get(self.config_init, "trainer"), str(self.subcommand))
         with user_errors("trainer"):
             trainer = super().instantiate_trainer(**kwargs)
         check_callbacks(trainer.callbacks)  # type: ignore[attr-defined]

@@ -25,6 +25,8 @@ _LEAST = {
     "num_nodes": 1,
     "num_sanity_val_steps": -1,
 }
+# Zero of them trains nothing, and Lightning ends such a run as if it were done.
+_TRAINING = ("max_steps", "max_epochs", "limit_train_batches")
 _UNSUPPORTED: dict[type[Callback], str] = {
     WeightAveraging: "it keeps and saves a second copy of the base; checkpoints here hold the "
     "trained tensors only",
@@ -37,15 +39,22 @@ _UNSUPPORTED: dict[type[Callback], str] = {
 }
 
 
-def check_trainer(settings: Mapping[str, Any]) -> None:
+def check_trainer(settings: Mapping[str, Any], subcommand: str) -> None:
     """Refuse numbers that would fail in the middle of a run, or mean nothing.
 
     Args:
         settings: Settings of the trainer by name.
+        subcommand: `fit`, `validate`, `test` or `predict`.
 
     Raises:
-        UserError: If one is too small or no finite number.
+        UserError: If one is too small or no finite number, or a `fit` would train nothing.
     """
+    for name in _TRAINING if subcommand == "fit" else ():
+        if settings.get(name) == 0:
+            raise UserError(
+                f"trainer.{name} is 0: fit would train nothing: expected more, or the subcommand "
+                "validate or test"
+            )
     for name, least in _LEAST.items():
         value = settings.get(name)
         if value is not None and not least <= value < math.inf:

@@ -64,7 +64,8 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     options = parser.parse_args(args)
     check_target(options.output, KIND, replace=options.overwrite)
-    run = options.ckpt_path.parent.parent
+    # Resolved: of `version_0/../other.ckpt`, the results are not those of version_0.
+    run = options.ckpt_path.resolve().parent.parent
     if not options.ckpt_path.is_file():
         raise UserError(f"--ckpt_path: no file {options.ckpt_path}: expected a .ckpt of a run")
     checkpoint = AtomicCheckpointIO().load_checkpoint(options.ckpt_path)

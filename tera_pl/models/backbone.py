@@ -30,8 +30,9 @@ from tera_pl.adapters import check_targets
 from tera_pl.adapters.layer import AdapterLayer
 from tera_pl.adapters.supported import inject
 from tera_pl.errors import UserError
-from tera_pl.models.hub import find_commit, how_to_download
+from tera_pl.models.hub import find_commit, find_folder, how_to_download
 from tera_pl.models.packed_attention import ATTENTION, check_packable
+from tera_pl.models.weight_checks import find_invalid_weights
 
 # What libraries raise for files of weights that are missing, truncated, damaged or of another kind.
 UNREADABLE = (
@@ -198,7 +199,7 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
         The model in its own dtype, with `use_cache` left to generation.
 
     Raises:
-        UserError: If weights are missing, damaged or of another shape.
+        UserError: If weights are missing, damaged, not finite or of another shape or kind.
     """
     config = load_config(backbone)
     kwargs: dict[str, Any] = {
@@ -231,6 +232,11 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
     finally:
         logging.set_verbosity(verbosity)
     _check_loaded(report, backbone)
+    if invalid := find_invalid_weights(model, find_folder(backbone.path, backbone.revision)):
+        raise UserError(
+            f"model.backbone.path: the weights at {backbone.path!r} are damaged: "
+            f"{'; '.join(invalid[:3])} ({len(invalid)} in all); {_what_to_do(backbone)}"
+        )
     return model
 
 

@@ -52,11 +52,24 @@ def find_commit(path: str, revision: str | None) -> str | None:
     Returns:
         Forty hexadecimal digits, or null for a folder.
     """
+    folder = None if Path(path).is_dir() else find_folder(path, revision)
+    return folder.name if folder else None
+
+
+def find_folder(path: str, revision: str | None) -> Path | None:
+    """Give the folder with the files of a model.
+
+    Args:
+        path: A folder, or the id of a model on the Hub, loaded before.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        The folder itself, `snapshots/<commit>` in the Hub's cache, or null if there is neither.
+    """
     if Path(path).is_dir():
-        return None
+        return Path(path)
     file = try_to_load_from_cache(path, "config.json", revision=revision)
-    # snapshots/<commit>/config.json
-    return Path(file).parent.name if isinstance(file, str) else None
+    return Path(file).parent if isinstance(file, str) else None
 
 
 def how_to_download(path: str, revision: str | None) -> str:

@@ -112,15 +112,14 @@ class CausalLMTask(EvaluationModule):
         check_vocabulary(self.tokenizer, config, self.backbone)
         model = try_adapter(load_meta_model(self.backbone), self.adapter)
         build_optimizer(self.optimizer, model.parameters())
-        if self._trainer is not None:
-            check_positions(
-                config,
-                self._datamodule,
-                stage,
-                virtual_tokens=getattr(self.adapter, "num_virtual_tokens", None) or 0,
-                max_new_tokens=self.generation.max_new_tokens,
-                scored=lambda split: self.metric_of(split) is not None,
-            )
+        check_positions(
+            config,
+            self._datamodule,
+            stage,
+            virtual_tokens=getattr(self.adapter, "num_virtual_tokens", None) or 0,
+            max_new_tokens=self.generation.max_new_tokens,
+            scored=lambda split: self.metric_of(split) is not None,
+        )
 
     def configure_model(self) -> None:
         """Load the backbone and inject the adapter, once."""
@@ -242,4 +241,4 @@ class CausalLMTask(EvaluationModule):
 
     @property
     def _datamodule(self) -> object:
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+        return getattr(self._trainer, "datamodule", None)

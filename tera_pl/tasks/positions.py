@@ -6,6 +6,8 @@ from typing import Any
 from tera_pl.contracts import complete
 from tera_pl.errors import UserError
 
+SHORTEST_PROMPT = 2  # tokens: the least that `encoding.max_eval_prompt_length` can be
+
 SPLITS = {
     "fit": ("train", "val"),
     "validate": ("val",),
@@ -30,19 +32,26 @@ def check_positions(
 
     Args:
         config: Configuration of the model. One without `max_position_embeddings` has no limit.
-        datamodule: The trainer's datamodule. Without `longest_sequences` it is not checked.
+        datamodule: The trainer's datamodule. If it is null or has no `longest_sequences`, only
+            `max_new_tokens` is checked.
         stage: `fit`, `validate`, `test` or `predict`.
         virtual_tokens: Tokens that a prompt method puts before every sequence.
-        max_new_tokens: Longest answer in tokens.
+        max_new_tokens: Longest answer in tokens; checked whether or not a stage generates.
         scored: Returns whether answers are generated in `val` or `test`.
 
     Raises:
-        UserError: If a sequence is too long, naming its record.
+        UserError: If a sequence is too long, naming its record, or answers leave no position.
     """
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if positions is None:
         return
     virtual = f", the adapter's {virtual_tokens} virtual tokens" if virtual_tokens else ""
+    prompt_room = positions - virtual_tokens - max_new_tokens
+    if prompt_room < SHORTEST_PROMPT:
+        raise UserError(
+            f"model.init_args.generation.max_new_tokens {max_new_tokens}{virtual}: no room for "
+            f"prompts in the {positions:,} positions of the model"
+        )
     for split in SPLITS[stage]:
         longest = complete(datamodule).longest_sequences(split)
         if not longest:
@@ -57,15 +66,11 @@ def check_positions(
         if "prompt" not in longest or not (stage == "predict" or scored(split)):
             continue
         tokens, record = longest["prompt"]
-        room -= max_new_tokens
-        if tokens > room:
+        if tokens > prompt_room:
             raise UserError(
                 f"{record} ({split}): a prompt of {tokens:,} tokens{virtual} and "
                 f"model.init_args.generation.max_new_tokens {max_new_tokens} are more than the "
                 f"{positions:,} positions of the model: set "
-                f"data.init_args.encoding.max_eval_prompt_length to {room} or less; what it cuts "
-                "is counted"
-                if room >= 2
-                else f"model.init_args.generation.max_new_tokens {max_new_tokens}{virtual}: no "
-                f"room for prompts in the {positions:,} positions of the model"
+                f"data.init_args.encoding.max_eval_prompt_length to {prompt_room} or less; "
+                "what it cuts is counted"
             )

@@ -1,8 +1,11 @@
 """An adapter's file is loaded as it was saved, or not at all: in plain peft, for every method."""
 
+import dataclasses
 import json
 import re
+import typing
 from collections.abc import Callable
+from typing import Literal
 
 import peft
 import pytest
@@ -16,7 +19,7 @@ CONFIGS = {
     "tera": lambda: TeraConfig(**SAVED, seed=3),
     "tera_with_frozen": lambda: TeraConfig(**SAVED, save_frozen=True),
     "loretta": lambda: LorettaConfig(**SAVED, r=4, tensor_rank=2),
-    "mora": lambda: MoraConfig(**SAVED, r=2),
+    "mora": lambda: MoraConfig(**SAVED, r_hat=8),
     "lotr": lambda: LotrConfig(**SAVED, r=3),
 }
 
@@ -80,7 +83,13 @@ def edit(folder, **changes):
 @pytest.mark.parametrize("absent", [None, "absent"])
 @pytest.mark.parametrize(
     ("method", "field"),
-    [("tera", "frozen_sha256"), ("tera", "weights_sha256"), ("lotr", "weights_sha256")],
+    [
+        ("tera", "frozen_sha256"),
+        ("tera", "weights_sha256"),
+        ("tera", "settings_sha256"),
+        ("lotr", "weights_sha256"),
+        ("lotr", "settings_sha256"),
+    ],
 )
 def test_adapter_without_its_hash_is_refused_and_accepted_deliberately(
     method, field, absent, llama: Callable, tmp_path
@@ -89,9 +98,90 @@ def test_adapter_without_its_hash_is_refused_and_accepted_deliberately(
     edit(tmp_path, **{field: absent})
     with pytest.raises(ValueError, match=rf"^{field}: .* accept it by writing") as error:
         load(tmp_path, llama)
-    (written,) = re.findall(r'"(\w+)": "(\w+)"', str(error.value))
+    (written,) = re.findall(r'"(\w+)": "(\w{64})"', str(error.value))
     edit(tmp_path, **dict([written]))
     load(tmp_path, llama)
+
+
+BOUND = {
+    "tera": {"scaling": 2.0},
+    "loretta": {"alpha": 8.0},
+    "mora": {"form": "sharing"},
+    "lotr": {"alpha": 2.0},
+}
+
+
+@pytest.mark.parametrize("method", BOUND)
+def test_edited_scaling_is_refused_and_accepted_deliberately(method, llama: Callable, tmp_path):
+    save(tmp_path, llama, method)
+    edit(tmp_path, **BOUND[method])
+    (name,) = BOUND[method]
+    refusal = rf'^settings_sha256: .*"{name}": .* a setting that changes what the adapter computes'
+    with pytest.raises(ValueError, match=refusal) as error:
+        load(tmp_path, llama)
+    model = peft.get_peft_model(llama(), CONFIGS[method]())
+    with pytest.raises(ValueError, match=refusal):
+        model.load_adapter(tmp_path, "second")
+    (written,) = re.findall(r'"(\w+)": "(\w{64})"', str(error.value))
+    edit(tmp_path, **dict([written]))
+    loaded = load(tmp_path, llama)
+    assert getattr(loaded.peft_config["default"], name) == BOUND[method][name]
+
+
+def test_settings_changed_in_python_are_the_users(llama: Callable, input_ids, tmp_path):
+    model = peft.get_peft_model(llama(), TeraConfig(target_modules=["q_proj"], init_weights=False))
+    model.save_pretrained(tmp_path / "one")
+    config = peft.PeftConfig.from_pretrained(tmp_path / "one")
+    config.scaling = 3.0
+    changed = peft.PeftModel.from_pretrained(llama(), tmp_path / "one", config=config)
+    found = changed(input_ids).logits
+    assert not torch.equal(found, model(input_ids).logits)
+    # Saved with it, it is what belongs to the tensors.
+    changed.save_pretrained(tmp_path / "two")
+    assert torch.equal(load(tmp_path / "two", llama)(input_ids).logits, found)
+
+
+def others(value, hint):
+    """Other values for a field of a configuration."""
+    if choices := [choice for kind in hints(hint) for choice in typing.get_args(kind)]:
+        found = [choice for choice in choices if isinstance(choice, str)]
+    elif isinstance(value, bool):
+        found = [not value]
+    elif isinstance(value, int | float):
+        found = [2 * value + 1, value + 1]
+    else:
+        found = [None, [], ["q_proj"], [0], 1, 2]
+    return [other for other in [*found, 1 if choices else None] if other != value]
+
+
+def hints(hint):
+    return [kind for kind in (hint, *typing.get_args(hint)) if typing.get_origin(kind) is Literal]
+
+
+@pytest.mark.parametrize("method", [name for name in CONFIGS if name != "tera_with_frozen"])
+def test_no_edit_of_a_setting_changes_outputs(method, llama: Callable, input_ids, tmp_path):
+    config = CONFIGS[method]()
+    # Equal sizes, where shared or swapped factors would fit; and updates that are not zero.
+    config.target_modules, config.init_weights = {"q_proj", "o_proj"}, False
+    model = peft.get_peft_model(llama(), config).eval()
+    model.save_pretrained(tmp_path)
+    expected = model(input_ids).logits
+    whole = json.loads((tmp_path / "adapter_config.json").read_text())
+    types = typing.get_type_hints(type(config))
+    own = [f.name for f in dataclasses.fields(config) if f.name in type(config).__annotations__]
+    loaded = 0
+    for name in own:
+        for value in others(whole[name], types[name]):
+            (tmp_path / "adapter_config.json").write_text(json.dumps(whole | {name: value}))
+            try:
+                found = load(tmp_path, llama).eval()(input_ids).logits
+            except (ValueError, AttributeError, TypeError, KeyError):  # PEFT's own, too
+                continue
+            loaded += 1
+            # How an update is applied may change how it is rounded.
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6, msg=f"{name} {value}")
+    # Dropout, for one, is of no effect here.
+    assert loaded > 0
 
 
 @pytest.mark.parametrize("trainable", [False, True])

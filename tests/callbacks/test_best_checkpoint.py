@@ -1,5 +1,7 @@
 """What was best stays best when a run goes on under another name of its folder."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -28,6 +30,24 @@ def test_best_score_survives_a_move(tmp_path, state):
     assert after.best_model_path == after.kth_best_model_path == best
     assert after.best_k_models == {best: torch.tensor(0.25)}
     assert after.last_model_path == str(tmp_path / "last.ckpt")
+
+
+def test_a_file_outside_that_is_named_as_if_it_were_inside_is_not_removed(tmp_path, state):
+    """Lightning removes what a better checkpoint replaces, if its path begins with the folder's."""
+    folder, victim = tmp_path / "run" / "checkpoints", tmp_path / "victim" / "model.ckpt"
+    for path in (folder / "best.ckpt", victim):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    named = f"{folder}/../../victim/model.ckpt"
+    state |= {"best_model_path": named, "kth_best_model_path": named, "last_model_path": named}
+    callback = BestCheckpoint(dirpath=folder, monitor="val/loss")
+    callback.load_state_dict(state | {"best_k_models": {named: torch.tensor(0.25)}})
+    kept = {callback.best_model_path, callback.last_model_path, *callback.best_k_models}
+    trainer = SimpleNamespace(ckpt_path=None)
+    assert kept == {str(victim)}
+    assert not callback._should_remove_checkpoint(trainer, kept.pop(), f"{folder}/new.ckpt")
+    inside = f"{folder}/best.ckpt"
+    assert callback._should_remove_checkpoint(trainer, inside, f"{folder}/new.ckpt")
 
 
 def test_best_that_is_gone_is_told_and_forgotten(tmp_path, state):

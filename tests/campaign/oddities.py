@@ -8,8 +8,6 @@ ODDITIES = {
     "answer, is another record: published files come without checksums.",
     "other base": "Before training nothing says which base was meant: whole weights, values of "
     "config.json and tokens that load are the base. A checkpoint refuses another one than its own.",
-    "other scaling": "scaling in adapter_config.json may be changed on purpose, as lora_alpha in "
-    "PEFT's own, and no checksum is over it.",
     "other results": "results.json, config.yaml and ranks.csv are reports without checksums, so "
     "that others can read and join them: a report shows the values that are there.",
 }

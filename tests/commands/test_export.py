@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from tera_pl import cli
 from tera_pl.__main__ import main
 from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
+from tera_pl.adapters.tera.layer import TeraLayer
 from tera_pl.analysis.merging import merge
 from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
 
@@ -149,6 +150,73 @@ def test_card_tells_scores_and_identity(trained, tiny_config, tmp_path):
     assert f"| trained | {results['fit']['resources']['trained']} |" in card
     assert results["settings"]["adapter"]["frozen_sha256"] in card
     assert yaml.safe_load(card.split("---")[1])["tags"] == ["tera_pl", "tera"]
+
+
+def test_scores_are_those_of_the_run_that_a_checkpoint_lies_in(trained, tiny_config, tmp_path):
+    checkpoint = trained("tera")
+    assert cli.main(["test", "--config", str(tiny_config), "--ckpt_path", checkpoint]) == 0
+    shutil.copy(checkpoint, tmp_path / "runs" / "run" / "other.ckpt")
+    path = "runs/run/version_0/../other.ckpt"
+    assert main(["export", "--ckpt_path", path, "--output", "out"]) == 0
+    assert "test/accuracy" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def merge_too_much(monkeypatch):
+    """A method whose merge adds another weight than its forward pass."""
+    whole = TeraLayer.merge
+
+    def merge(layer, *args, **kwargs):
+        whole(layer, *args, **kwargs)
+        layer.get_base_layer().weight.data.mul_(1.001)
+
+    monkeypatch.setattr(TeraLayer, "merge", merge)
+
+
+def save_another(monkeypatch):
+    """A file that does not hold what was merged."""
+    whole = LlamaForCausalLM.save_pretrained
+
+    def save(model, *args, **kwargs):
+        model.lm_head.weight.data[7].neg_()
+        whole(model, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", save)
+
+
+def save_nan(monkeypatch):
+    whole = LlamaForCausalLM.save_pretrained
+
+    def save(model, *args, **kwargs):
+        model.lm_head.weight.data[7] = torch.nan
+        whole(model, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", save)
+
+
+WRONG_MERGES = {
+    merge_too_much: "_proj would change what it computes, by ",
+    save_another: "the merged model's logits differ from the adapted model's by ",
+    save_nan: "the merged model's logits differ from the adapted model's by nan",
+}
+
+
+def test_wrong_merge_ends_the_command_and_leaves_nothing(trained, tmp_path, monkeypatch, capfd):
+    checkpoint = trained("tera")
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for damage, message in WRONG_MERGES.items():
+        for output in ("new", "empty"):
+            capfd.readouterr()
+            with monkeypatch.context() as patch:
+                damage(patch)
+                arguments = ["--ckpt_path", checkpoint, "--output", output, "--merge"]
+                assert main(["export", *arguments]) == 1
+            lines = capfd.readouterr().err.splitlines()
+            (stopped,) = [line for line in lines if line.startswith(("stopped: ", "error: "))]
+            assert message in stopped
+            # Neither under the target's name nor beside it.
+            assert sorted(tmp_path.rglob("*")) == before
+    assert main(["export", "--ckpt_path", checkpoint, "--output", "new", "--merge"]) == 0
 
 
 def refusal(capfd, *arguments):

@@ -115,6 +115,35 @@ REFUSED = {
         ["--trainer.accelerator", "nope"],
         "trainer: You selected an invalid accelerator name",
     ),
+    "answers": (
+        [f"{MODEL}.generation.max_new_tokens", "1000000000", f"{MODEL}.metric", "null"],
+        "model.init_args.generation.max_new_tokens 1000000000: no room for prompts in the 256",
+    ),
+    **{
+        f"nothing to train: {name}": (
+            [f"--trainer.{name}", "0"],
+            f"trainer.{name} is 0: fit would train nothing",
+        )
+        for name in ("max_steps", "max_epochs", "limit_train_batches")
+    },
+    "Shadow": (
+        [f"{MODEL}.adapter", "peft.ShadowConfig"],
+        "ShadowConfig cannot be trained here with auxiliary_loss_weight 0.05: PEFT adds",
+    ),
+    "CPT": (
+        [
+            f"{MODEL}.adapter",
+            "peft.CPTConfig",
+            f"{ADAPTER}.task_type=CAUSAL_LM",
+            *(f"{ADAPTER}.cpt_token_ids=[1]", f"{ADAPTER}.cpt_mask=[1]"),
+            *(f"{ADAPTER}.cpt_tokens_type_mask=[1]", f"{ADAPTER}.opt_weighted_loss_type=decay"),
+        ],
+        "CPTConfig cannot be trained here with opt_weighted_loss_type 'decay': PEFT weighs",
+    ),
+    "LoRA that reads data": (
+        [f"{MODEL}.adapter", "peft.LoraConfig", f"{ADAPTER}.init_lora_weights", "eva"],
+        "LoraConfig cannot be trained here with init_lora_weights 'eva': it reads data",
+    ),
     "steps": (["--trainer.max_steps", "-2"], "trainer: `max_steps` must be a non-negative integer"),
     "seed": (["--seed_everything", "-1"], "seed_everything: -1 is not in bounds"),
     "standard callback": (
@@ -163,6 +192,13 @@ def test_what_is_not_refused_is_built(tiny_config, capsys):
     code, told, cli = attempt(["fit", "--config", str(tiny_config)], capsys)
     assert (code, told) == (0, [])
     assert not hasattr(cli.model, "model")  # no weights
+
+
+@pytest.mark.parametrize("subcommand", ["validate", "test"])
+def test_what_trains_nothing_is_accepted_where_nothing_is_trained(subcommand, tiny_config, capsys):
+    arguments = ["--trainer.limit_train_batches=0", "--trainer.max_steps=0"]
+    code, told, _ = attempt([subcommand, "--config", str(tiny_config), *arguments], capsys)
+    assert (code, told) == (0, [])
 
 
 class Broken(Callback):

@@ -1,5 +1,6 @@
 """A base model is loaded as it was saved or not at all, and identified by all of its weights."""
 
+import json
 import os
 import shutil
 
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from tera_pl.errors import UserError
 from tera_pl.models.backbone import Backbone, load_model
 from tera_pl.models.fingerprint import fingerprint_frozen
 
@@ -47,6 +49,54 @@ def test_weights_that_would_be_drawn_are_an_error(change, message, base, capfd):
     assert str(base) in str(error.value)
     # transformers' own table of what it has drawn would say the opposite of the error.
     assert "LOAD REPORT" not in capfd.readouterr().err
+
+
+def with_value(tensor, value):
+    tensor = tensor.clone()
+    tensor.view(-1)[-3] = value
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("change", "dtype", "message"),
+    [
+        (torch.Tensor.int, "float32", rf"{NAME} is stored as I32 instead of floating point \(1 in"),
+        (torch.Tensor.bool, "float32", rf"{NAME} is stored as BOOL instead of floating"),
+        (
+            lambda t: with_value(t, torch.nan),
+            "float32",
+            f"{NAME} has .* infinite in float32",
+        ),
+        (lambda t: with_value(t, -torch.inf), "bfloat16", f"{NAME} has .* infinite in bfloat16"),
+        # Finite in the file, and not in the type that was asked for.
+        (lambda t: with_value(t, 1e5), "float16", f"{NAME} has .* infinite in float16"),
+    ],
+    ids=["integer", "bool", "nan", "infinite", "overflow"],
+)
+@pytest.mark.parametrize("shards", [False, True])
+def test_weights_that_are_no_finite_floating_point_are_an_error(
+    change, dtype, message, shards, base
+):
+    path = base / "model.safetensors"
+    state = load_file(path)
+    save_file(state | {NAME: change(state[NAME])}, path, {"format": "pt"})
+    if shards:
+        path.rename(base / "one.safetensors")
+        index = {"metadata": {}, "weight_map": dict.fromkeys(state, "one.safetensors")}
+        (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=f"the weights at .* are damaged: {message}"):
+        load_model(Backbone(str(base), dtype=dtype))
+
+
+def test_weights_saved_without_the_head_are_known_by_their_shorter_names(base):
+    path = base / "model.safetensors"
+    state = {name.removeprefix("model."): value for name, value in load_file(path).items()}
+    save_file(state, path, {"format": "pt"})
+    load(base)
+    short = NAME.removeprefix("model.")
+    save_file(state | {short: state[short].long()}, path, {"format": "pt"})
+    with pytest.raises(UserError, match=f"{short} is stored as I64"):
+        load(base)
 
 
 @pytest.mark.parametrize("kept", [0, 7, 200, -100])

@@ -49,8 +49,14 @@ def test_virtual_tokens_take_positions():
     check(Data(example=(80, "")), virtual=20)
     with pytest.raises(UserError, match=r"81 tokens, the adapter's 20 virtual tokens"):
         check(Data(example=(81, "")), virtual=20)
-    with pytest.raises(UserError, match="no room for prompts"):
-        check(Data(), new=99)
+
+
+@pytest.mark.parametrize("data", [Data(), None])
+def test_answers_that_leave_no_position_are_refused_where_none_is_generated(data):
+    check(data, new=60, scored=False)
+    for new, virtual in ((10**9, 0), (100, 0), (99, 0), (60, 39)):
+        with pytest.raises(UserError, match=rf"max_new_tokens {new}.* no room for prompts in the"):
+            check(data, new=new, virtual=virtual, scored=False)
 
 
 def test_a_model_or_data_that_states_no_length_is_left_alone():

@@ -1,7 +1,7 @@
 """Settings of LoRETTA."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from peft.utils import PeftType
 
@@ -45,6 +45,8 @@ class LorettaConfig(AdapterConfig):
     Raises:
         UserError: If a value is none that its field can take.
     """
+
+    BOUND: ClassVar[tuple[str, ...]] = ("alpha",)
 
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None

@@ -1,7 +1,7 @@
 """Settings of MoRA."""
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import ClassVar, get_args
 
 from peft.utils import PeftType
 
@@ -38,6 +38,8 @@ class MoraConfig(AdapterConfig):
     Raises:
         UserError: If a value is none that its field can take.
     """
+
+    BOUND: ClassVar[tuple[str, ...]] = ("form",)
 
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from peft.utils import PeftType
 
@@ -58,6 +58,8 @@ class TeraConfig(AdapterConfig):
     Raises:
         UserError: If a value is none that its field can take.
     """
+
+    BOUND: ClassVar[tuple[str, ...]] = ("scaling",)
 
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None
