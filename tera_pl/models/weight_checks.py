@@ -53,7 +53,7 @@ def _stored_dtypes(folder: Path) -> dict[str, str]:
     names: Any = [single.name] if single.is_file() else []
     if not names and index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    found = {}
+    found: dict[str, str] = {}
     for name in names:
         with safe_open(folder / name, framework="pt") as file:
             found |= {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
