@@ -1,1 +1,1 @@
-"""Time and memory of adapters and of the whole pipeline, as ratios."""
+"""Benchmarks: time and memory of every method, and complete training runs."""

@@ -1,1 +1,1 @@
-"""Several processes: FSDP2, DDP and the strategy of Lightning."""
+"""Training with several processes: FSDP2, DDP and Lightning's strategy for them."""

@@ -1,10 +1,10 @@
-"""Share a frozen base among processes (FSDP2), with trained tensors whole in each.
+"""Shard a frozen base model over processes (FSDP2), with replicated trainable parameters.
 
-Every process holds a part of each base weight; the parts of one decoder layer are gathered while
-that layer computes. What an adapter trains is small: each process has all of it, and gradients are
-averaged once before a step. Frozen tensors of an adapter are buffers, which FSDP2 leaves whole.
-Outside of forward and backward a base weight is a `DTensor`; without an adapter, when every weight
-is trained, so are the trained ones.
+Every process holds a local shard of each base weight; the shards of one decoder layer are gathered
+while that layer computes. The trainable parameters of an adapter are small: each process holds the
+full tensors, and gradients are averaged once before a step. Frozen tensors of an adapter are
+buffers, which FSDP2 does not shard. Outside of forward and backward a base weight is a `DTensor`.
+Without an adapter every weight is trainable, and sharded.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,15 +22,15 @@ from transformers import PreTrainedModel
 
 
 def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Share the weights of a model among processes, decoder layer by decoder layer.
+    """Shard the weights of a model over processes, decoder layer by decoder layer.
 
-    What a PEFT model trains stays whole in each process, and so do the embeddings of prompt
+    The trainable parameters of a PEFT model are replicated, and so are the embeddings of prompt
     methods, which read them outside of the model's forward. Of a model without an adapter every
-    weight is shared.
+    weight is sharded.
 
     Args:
-        model: The model, whole and the same in every process; changed in place.
-        mesh: The processes, in one dimension.
+        model: The model with full tensors, equal in every process; changed in place.
+        mesh: One-dimensional mesh of the processes.
     """
     base, kept = model, set()
     if isinstance(model, PeftModel):
@@ -40,24 +40,24 @@ def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
             kept |= set(base.get_input_embeddings().parameters())
     assert isinstance(base, PreTrainedModel)
     names = set(base._no_split_modules or ())
-    # Gathered again for backward, so that outside of both a weight is always in parts.
+    # Gathered again for backward, so that outside of both a weight is always sharded.
     settings: dict[str, Any] = {
         "mesh": mesh,
         "ignored_params": kept,
         "reshard_after_forward": True,
     }
-    # A list first: a module that is sharded gets a class of its own.
+    # A list first: `fully_shard` changes the class of a module.
     for layer in [module for module in base.modules() if type(module).__name__ in names]:
         fully_shard(layer, **settings)
     fully_shard(base, **settings)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], mesh: DeviceMesh) -> None:
-    """Average over processes the gradients of tensors that each has whole.
+    """Average the gradients of replicated parameters over processes.
 
     Args:
-        parameters: Trained tensors; FSDP2 has averaged the gradients of those in parts already.
-        mesh: The processes, in one dimension.
+        parameters: Trainable parameters; FSDP2 averages the gradients of sharded ones itself.
+        mesh: One-dimensional mesh of the processes.
     """
     found = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
     for dtype in sorted({grad.dtype for grad in found}, key=str):
@@ -70,21 +70,21 @@ def average_gradients(parameters: Iterable[nn.Parameter], mesh: DeviceMesh) -> N
 
 
 def full_tensor(value: Any) -> Any:
-    """Gather a tensor that is in parts; all processes must ask together.
+    """Gather the shards of a `DTensor`; a collective call of all processes.
 
     Args:
-        value: A tensor, or anything else, which is given back as it is.
+        value: A `DTensor`, or any other value.
 
     Returns:
-        A tensor with all values.
+        The full tensor; other values unchanged.
     """
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def gather(model: nn.Module) -> dict[str, Any]:
-    """Gather the state of a model, whole and on the CPU; all processes must call together.
+    """Gather the state dict of a model with full tensors on the CPU; a collective call.
 
-    A weight that has two names, as where output layer and embedding are tied, stays one tensor.
+    Tied weights, such as output layer and embedding, stay one tensor.
     """
     gathered: dict[int, Any] = {}
     state = model.state_dict(keep_vars=True)
@@ -95,14 +95,14 @@ def gather(model: nn.Module) -> dict[str, Any]:
 
 
 def local_shard_like(value: Tensor, parameter: Tensor) -> Tensor:
-    """Take the part of a whole tensor that this process has of a parameter.
+    """Shard a full tensor as a parameter is sharded.
 
     Args:
-        value: The whole tensor, in every process.
-        parameter: A tensor of the same shape, whole or in parts.
+        value: The full tensor, in every process.
+        parameter: A tensor of the same shape, replicated or sharded.
 
     Returns:
-        The value, divided as the parameter is.
+        The value with the placements of the parameter.
     """
     if not isinstance(parameter, DTensor):
         return value
@@ -111,11 +111,11 @@ def local_shard_like(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def load_trained(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy tensors into the parameters of a module, whole or in parts.
+    """Copy full tensors into replicated or sharded parameters; a collective call.
 
     Args:
-        module: The module; all processes must call together.
-        state: Whole tensors by the name of a parameter.
+        module: The module.
+        state: Full tensors by the name of a parameter.
     """
     parameters = dict(module.named_parameters())
     with torch.no_grad():
@@ -124,13 +124,13 @@ def load_trained(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def ignore_frozen_in_ddp(module: nn.Module) -> None:
-    """Tell DDP to leave frozen weights and all buffers alone.
+    """Exclude frozen weights and all buffers from DDP's broadcasts.
 
-    DDP would send every weight of the base once and every buffer before each step, although each
-    process loads or draws the same.
+    DDP would broadcast every base weight once and every buffer before each step, although each
+    process loads or draws the same values.
 
     Args:
-        module: What DDP will wrap.
+        module: The module that DDP will wrap.
     """
     names = [name for name, p in module.named_parameters() if not p.requires_grad]
     names += [name for name, _ in module.named_buffers(remove_duplicate=False)]
@@ -139,14 +139,14 @@ def ignore_frozen_in_ddp(module: nn.Module) -> None:
 
 
 def any_rank(answer: bool, device: torch.device) -> bool:
-    """Ask all processes; those in a run of one process ask only themselves.
+    """Check whether a condition is true on any rank; a collective call of several processes.
 
     Args:
-        answer: What this one says.
-        device: Where the backend of the processes communicates.
+        answer: The condition on this rank.
+        device: Device on which the backend of the processes communicates.
 
     Returns:
-        Whether one of them says yes.
+        Whether it is true on at least one rank.
     """
     if not dist.is_initialized():
         return answer

@@ -18,19 +18,19 @@ from tera_pl.errors import UserError
 class ShardedStrategy(ModelParallelStrategy):
     """Lightning's ModelParallelStrategy (FSDP2), with the checkpoints of a single process.
 
-    Lightning's own gathers the base weights for every checkpoint and numbers the states of the
-    optimizer otherwise. Here a checkpoint holds the trained tensors, whole, in one file; any
-    number of processes reads it.
+    Lightning's own gathers the base weights for every checkpoint and orders the states of the
+    optimizer differently. Here a checkpoint is one file with full tensors of the trainable
+    parameters, which any number of processes can load.
 
     Args:
-        data_parallel_size: Number of processes; `auto` takes all.
-        tensor_parallel_size: 1: layers are not split.
-        save_distributed_checkpoint: Has no effect; a checkpoint is one file.
+        data_parallel_size: Number of processes; `auto` is all of them.
+        tensor_parallel_size: Must be 1: layers are not split.
+        save_distributed_checkpoint: No effect; a checkpoint is one file.
         process_group_backend: Backend of torch.distributed; by default that of the device.
         timeout: Longest wait for another process.
 
     Raises:
-        UserError: If layers shall be split.
+        UserError: If `tensor_parallel_size` is not 1.
     """
 
     def __init__(
@@ -43,30 +43,30 @@ class ShardedStrategy(ModelParallelStrategy):
     ) -> None:
         if tensor_parallel_size not in {"auto", 1}:
             raise UserError(
-                f"trainer.strategy: tensor_parallel_size is {tensor_parallel_size}: expected 1, "
-                "weights are shared among processes but layers are not split"
+                f"trainer.strategy: tensor_parallel_size is {tensor_parallel_size}: expected 1: "
+                "weights are sharded over processes, but layers are not split"
             )
         super().__init__(data_parallel_size, 1, False, process_group_backend, timeout)
 
     def setup_environment(self) -> None:
-        """Join the other processes."""
+        """Resolve `auto` before the process group starts."""
         if self._data_parallel_size == "auto":
             self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Whether Lightning hands the optimizer its state from a checkpoint."""
+        """True: Lightning restores the optimizer from the checkpoint."""
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Gather the trained tensors, by name."""
+        """Gather the trainable parameters only, by name."""
         assert self.lightning_module is not None
         named = self.lightning_module.named_parameters()
         return {name: full_tensor(p.detach()).cpu() for name, p in named if p.requires_grad}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Gather the state of an optimizer."""
+        """Gather the state of an optimizer as full tensors."""
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
         return tree_map(full_tensor, optimizer.state_dict())
@@ -74,19 +74,19 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a checkpoint of any number of processes."""
+        """Load a checkpoint of any number of processes as one file."""
         return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Take over the trained tensors; the task has checked that they are the right ones."""
+        """Load the trainable parameters, which the task has validated."""
         assert self.lightning_module is not None
         load_trained(self.lightning_module, checkpoint["state_dict"])
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take over the states of the optimizers."""
+        """Shard the states of the optimizers as their parameters are sharded."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            divided = {
+            sharded = {
                 index: {
                     name: local_shard_like(value, parameters[index])
                     if isinstance(value, Tensor) and value.shape == parameters[index].shape
@@ -95,27 +95,27 @@ class ShardedStrategy(ModelParallelStrategy):
                 }
                 for index, entries in state["state"].items()
             }
-            optimizer.load_state_dict(state | {"state": divided})
+            optimizer.load_state_dict(state | {"state": sharded})
             _optimizer_to_device(optimizer, self.root_device)
 
 
 def prepare_strategy(strategy: Any) -> Any:
-    """Replace Lightning's ModelParallelStrategy, which a configuration may name, by ours.
+    """Replace Lightning's ModelParallelStrategy by `ShardedStrategy`.
 
     Args:
-        strategy: What `trainer.strategy` holds.
+        strategy: Value of `trainer.strategy`.
 
     Returns:
-        A `ShardedStrategy` with the same settings, or what was given.
+        A `ShardedStrategy` with the same settings; any other strategy unchanged.
 
     Raises:
-        UserError: If it is the older FSDP. Lightning's turns the base into float32, clips no
-            gradients, and its checkpoints would hold the base and no trained tensor by its name.
+        UserError: If it is FSDP1. Lightning's converts the base model to float32, cannot clip
+            gradients, and saves the base model instead of the trainable parameters by name.
     """
     if isinstance(strategy, FSDPStrategy) or str(strategy).startswith("fsdp"):
         raise UserError(
-            "trainer.strategy: fsdp converts the base to float32 and cannot clip gradients: share "
-            "the base with FSDP2 instead, as configs/base/fsdp2.yaml does"
+            "trainer.strategy: fsdp converts the base to float32 and cannot clip gradients: use "
+            "FSDP2 instead, as configs/base/fsdp2.yaml does"
         )
     if type(strategy) is not ModelParallelStrategy:
         return strategy

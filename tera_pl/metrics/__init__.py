@@ -1,4 +1,4 @@
-"""How answers are extracted from text and scored."""
+"""Metrics: extract answers from generated text and score them."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # nltk, rouge-score and bert-score take a tenth of a start, and one benchmark needs them.
+    # nltk, rouge-score and bert-score take a tenth of the start-up time; one dataset needs them.
     if name in {"DialogueScores", "clean_dialogue"}:
         return getattr(importlib.import_module("tera_pl.metrics.dialogue"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The common part of accuracies: extract an answer, compare, count by task."""
+"""Base class of accuracies: extract an answer, compare it, average by task."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,21 +13,21 @@ _NAME_BYTES = 64
 
 
 class AnswerAccuracy(RowMetric):
-    """Fraction of answers that are right, overall and by task.
+    """Fraction of correct answers, overall and by task.
 
-    A subclass says how an answer is extracted and when it is right, each in the literature's way
-    and in a sound one. `compute` returns `accuracy` (all examples alike), `accuracy_strict` (in the
-    sound way), `accuracy_average` (mean over tasks, the paper's average), `extracted` (fraction in
-    which the literature's way finds anything) and `accuracy/<task>` and `accuracy_strict/<task>`;
-    all in `[0, 1]`.
+    A subclass defines how an answer is extracted, as the literature does and by strict rules, and
+    when it is correct. `compute` returns `accuracy` (mean over examples), `accuracy_strict` (by the
+    strict rules), `accuracy_average` (mean over tasks, the paper's average), `extracted` (fraction
+    of examples in which the literature's rules find an answer) and `accuracy/<task>` and
+    `accuracy_strict/<task>`; all in `[0, 1]`.
     """
 
     outcomes: list[Tensor]
     tasks: list[Tensor]
 
     def __init__(self) -> None:
-        # Rows of (correct, correct_strict, found), and the task's name as padded bytes: plain
-        # tensors, so that processes can exchange them without knowing each other's tasks.
+        # Rows of (correct, correct_strict, extracted), and the task's name as padded bytes: plain
+        # tensors, which processes exchange without knowing the tasks of the others.
         super().__init__(
             outcomes=torch.zeros(0, 3, dtype=torch.long),
             tasks=torch.zeros(0, _NAME_BYTES, dtype=torch.long),
@@ -35,17 +35,17 @@ class AnswerAccuracy(RowMetric):
 
     @staticmethod
     def names() -> list[str]:
-        """List the scores that are always there."""
+        """List the scores that are always computed."""
         return ["accuracy", "accuracy_strict", "accuracy_average", "extracted"]
 
     @staticmethod
     def extract(output: str, record: Record, strict: bool) -> Any:
-        """Extract the answer from a text, or none."""
+        """Extract the answer from a text, or return None."""
         raise NotImplementedError
 
     @classmethod
     def is_right(cls, found: Any, record: Record) -> bool:
-        """Whether an extracted answer is the right one."""
+        """Check whether an extracted answer is correct."""
         return bool(found == record["reference"])
 
     @classmethod
@@ -53,7 +53,7 @@ class AnswerAccuracy(RowMetric):
         """Extract and score one answer.
 
         Args:
-            output: What the model generated.
+            output: Generated text.
             record: Its record.
 
         Returns:
@@ -70,7 +70,7 @@ class AnswerAccuracy(RowMetric):
         """Add answers.
 
         Args:
-            outputs: What the model generated.
+            outputs: Generated texts.
             records: The record of each.
         """
         if not outputs:
@@ -85,7 +85,7 @@ class AnswerAccuracy(RowMetric):
         self.tasks.append(torch.tensor(names, dtype=torch.long, device=self.device))
 
     def compute(self) -> dict[str, Tensor]:
-        """Give the scores by name, as 0-dimensional float tensors."""
+        """Compute the scores by name, as 0-dimensional float tensors."""
         outcomes, tasks = self.rows("outcomes").double(), self.rows("tasks")
         if not len(outcomes):
             return {}

@@ -1,4 +1,4 @@
-"""Accuracy of labels chosen in words: `the correct answer is answer2`."""
+"""Accuracy of labels in sentences: `the correct answer is answer2`."""
 
 import re
 from collections.abc import Sequence
@@ -12,13 +12,12 @@ def extract_choice(text: str, choices: Sequence[str], strict: bool = False) -> s
     Args:
         text: A generated answer.
         choices: The labels.
-        strict: False takes the first label that occurs anywhere, even inside another word, as the
-            literature's scorer does (LLM-Adapters, `commonsense_evaluate.py`). True takes a label
-            that stands for itself in a sentence `the correct answer is ...`, and none if several
-            sentences disagree.
+        strict: False takes the first label anywhere, even inside another word, as the literature's
+            scorer does (LLM-Adapters, `commonsense_evaluate.py`). True takes a label that is a
+            complete word after `the correct answer is`, and None if several sentences disagree.
 
     Returns:
-        The label, or none if nothing is found.
+        The label, or None if nothing is found.
 
     Example:
         >>> extract_choice("that is untrue", ["true", "false"])
@@ -35,12 +34,12 @@ def extract_choice(text: str, choices: Sequence[str], strict: bool = False) -> s
 
 
 class ChoiceAccuracy(AnswerAccuracy):
-    """Fraction of answers whose label is the right one, overall and by task.
+    """Fraction of answers with the correct label, overall and by task.
 
     A record needs `choices`, `reference` and `task`.
     """
 
     @staticmethod
     def extract(output: str, record: Record, strict: bool) -> str | None:
-        """Extract the label that an answer chooses."""
+        """Extract the chosen label."""
         return extract_choice(output, record["choices"], strict)

@@ -12,12 +12,12 @@ class MathAccuracy(AnswerAccuracy):
 
     @staticmethod
     def extract(output: str, record: Record, strict: bool) -> Any:
-        """Extract a letter or a number."""
+        """Extract an option letter or a number."""
         return _metric(record).extract(output, record, strict)
 
     @classmethod
     def is_right(cls, found: Any, record: Record) -> bool:
-        """Whether it is the right one."""
+        """Check a letter or a number."""
         return _metric(record).is_right(found, record)
 
 

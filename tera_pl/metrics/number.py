@@ -1,4 +1,4 @@
-"""Accuracy of numbers at the end of a reasoning: `... The answer is 42.`."""
+"""Accuracy of the number at the end of a solution: `... The answer is 42.`."""
 
 import math
 import re
@@ -9,8 +9,8 @@ from tera_pl.metrics.accuracy import AnswerAccuracy, Record
 
 TOLERANCE = 1e-3
 
-# A run of digits, points and commas that stands for itself: not in a word, a date or a time, and
-# with a minus only where it is no subtraction. It is taken whole (`*+`), never the 12 of `12.5km`.
+# A separate run of digits, points and commas: not in a word, a date or a time, and with a minus
+# only if it is a sign, not a subtraction. Possessive (`*+`): never the 12 of `12.5km`.
 _RUN = re.compile(
     r"(?<![\w.,/])(?<!\d:)(?:(?<!\d )-)?(?:\d|\.\d)[\d.,]*+(?:/(?=\d)[\d.,]*+)?(?!\w|/\d|:\d)"
 )
@@ -19,23 +19,23 @@ _NUMBER = re.compile(r"-?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)")
 _STATED = re.compile(
     r"\banswer\b[^.\d\n]*?(?:\b(?:is|(?:should|must|would) be)\b|:|=)|####", re.IGNORECASE
 )
-# What stands before the result of a sum: `4 * 5 =`.
+# An expression before its result: `4 * 5 =`.
 _SUM = re.compile(r"(?:\.(?=\d)|[-+*/x\u00d7\u00f7^(),%\d \t=])*=")
 
 
 def extract_number(text: str, strict: bool = False) -> float | None:
-    """Find the number that a text ends in.
+    """Extract the last number of a text.
 
     Args:
         text: A generated answer.
         strict: False deletes all commas and takes the last number anywhere, as the literature's
             scorer does (LLM-Adapters, `evaluate.py`), even out of a word or a list. True takes
-            the first number after the last `answer is` or `####`, of a sum such as `4 * 5 = 20` the
-            result, or else the last number; only numbers that stand for themselves, fractions
-            such as `3/4` as their value.
+            the first number after the last `answer is` or `####`, of an expression such as
+            `4 * 5 = 20` the result, or else the last number. Only separate numbers count; fractions
+            such as `3/4` are evaluated.
 
     Returns:
-        The number, or none if there is none.
+        The number, or None without one.
 
     Example:
         >>> extract_number("The answer is 1,234.50 in June 2020")
@@ -46,7 +46,7 @@ def extract_number(text: str, strict: bool = False) -> float | None:
     if not strict:
         found = re.findall(r"-?\d+\.?\d*", text.replace(",", ""))
         return float(found[-1]) if found else None
-    # The sign of a currency before a number is no part of it, a minus before that sign is.
+    # A currency sign before a number is removed, a minus before that sign is kept.
     text = re.sub(r"(-?)[$€£]", r" \1", text.replace("\N{MINUS SIGN}", "-"))
     numbers = list(_numbers(text))
     if stated := [match.end() for match in _STATED.finditer(text)]:
@@ -60,7 +60,7 @@ def extract_number(text: str, strict: bool = False) -> float | None:
 
 
 def _numbers(text: str) -> Iterator[tuple[int, float]]:
-    """Yield every number that stands for itself, and where it starts."""
+    """Yield the start and value of every separate number."""
     for match in _RUN.finditer(text):
         parts = [part.rstrip(".,") for part in match.group().split("/")]
         if not all(_NUMBER.fullmatch(part) for part in parts):
@@ -71,29 +71,30 @@ def _numbers(text: str) -> Iterator[tuple[int, float]]:
 
 
 class NumericAccuracy(AnswerAccuracy):
-    """Fraction of answers that end in the right number, overall and by task.
+    """Fraction of answers that end in the correct number, overall and by task.
 
-    Right is within 0.001 of the reference (LLM-Adapters). A record needs `reference` and `task`.
+    A number within 0.001 of the reference is correct (LLM-Adapters). A record needs `reference` and
+    `task`.
     """
 
     @staticmethod
     def extract(output: str, record: Record, strict: bool) -> float | None:
-        """Extract the number that an answer ends in."""
+        """Extract the last number of an answer."""
         return extract_number(output, strict)
 
     @classmethod
     def is_right(cls, found: float, record: Record) -> bool:
-        """Whether a number is that of the reference.
+        """Compare a number with the reference.
 
         Args:
-            found: The number.
+            found: The extracted number.
             record: Its record.
 
         Returns:
-            Whether it is.
+            Whether they are equal up to the tolerance.
 
         Raises:
-            UserError: If the reference is no number.
+            UserError: If the reference is not a finite number.
         """
         try:
             reference = float(str(record["reference"]).replace(",", ""))

@@ -1,4 +1,4 @@
-"""What metrics keep between updates: rows, joined over processes."""
+"""Metric states that are rows, concatenated over processes."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from torchmetrics import Metric
 
 
 class RowMetric(Metric):
-    """Metric whose states are lists of tensors, each with one row or several.
+    """Metric whose states are lists of tensors with one or more rows each.
 
-    Processes may hold different numbers of rows, or none: torchmetrics fills in for an empty list
-    a tensor of another shape and type, which the other processes cannot receive.
+    Processes may have different numbers of rows, or no rows. For an empty list torchmetrics sends a
+    tensor of another shape and type, which the other processes cannot receive.
 
     Args:
-        **empty: The states by name, each as a tensor of no rows that gives type and shape.
+        **empty: The states by name, each as a tensor without rows that defines type and shape.
     """
 
     full_state_update = False
@@ -26,17 +26,17 @@ class RowMetric(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def rows(self, name: str) -> Tensor:
-        """Give a state as one tensor; between processes it already is one."""
+        """Return a state as one tensor, which it already is after `sync`."""
         state = getattr(self, name)
-        return state if isinstance(state, Tensor) else torch.cat([self._none(name), *state])
+        return state if isinstance(state, Tensor) else torch.cat([self._no_rows(name), *state])
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Join the rows of all processes."""
+        """Concatenate the rows of all processes."""
         for name in self._empty:
             state = getattr(self, name)
             if isinstance(state, list) and not state:
-                state.append(self._none(name))
+                state.append(self._no_rows(name))
         super().sync(*args, **kwargs)
 
-    def _none(self, name: str) -> Tensor:
+    def _no_rows(self, name: str) -> Tensor:
         return self._empty[name].to(self.device)

@@ -1,4 +1,4 @@
-"""Load a pretrained causal language model and give it an adapter."""
+"""Load a pretrained causal language model and add an adapter to it."""
 
 import copy
 import hashlib
@@ -34,7 +34,7 @@ from tera_pl.models.hub import find_commit, find_folder, how_to_download
 from tera_pl.models.packed_attention import ATTENTION, check_packable
 from tera_pl.models.weight_checks import find_invalid_weights
 
-# What libraries raise for files of weights that are missing, truncated, damaged or of another kind.
+# Exceptions that libraries raise for missing, truncated or damaged files of weights.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -47,8 +47,8 @@ UNREADABLE = (
 )
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Values of a config.json that leave what a model computes here as it is: names, versions, caching,
-# and tokens, which the tokenizer tells.
+# Values of a config.json that do not change what a model computes here: names, versions, caching,
+# and special tokens, which come from the tokenizer.
 IMMATERIAL = {
     "_name_or_path",
     "architectures",
@@ -65,17 +65,17 @@ IMMATERIAL = {
 
 @dataclass(frozen=True)
 class Backbone:
-    """Which causal language model to adapt, and how to hold it in memory.
+    """A causal language model and how it is loaded.
 
     Args:
         path: Folder in the Hugging Face format, or the id of a model on the Hub.
-        revision: Branch, tag or commit on the Hub. Pin a commit for a run that must be repeatable.
+        revision: Branch, tag or commit on the Hub. Pin a commit for a reproducible run.
         dtype: Type of the frozen weights. Adapters keep their own precision.
         attn_implementation: Attention kernel (`sdpa`, `eager`, `flash_attention_2`), or null for
-            the default of the library; or `packed_sdpa`, which is `sdpa` for generation and takes
-            the padding out of batches for the loss.
-        trust_remote_code: Whether code that comes with the weights may run.
-        pretrained: False keeps the architecture and draws new weights, to pretrain from scratch.
+            the default of transformers; or `packed_sdpa`, which is `sdpa` for generation and
+            removes the padding of batches for the loss.
+        trust_remote_code: Whether code in the model's folder or repository may run.
+        pretrained: False draws new weights for the architecture, to pretrain from scratch.
         gradient_checkpointing: Recompute activations in backward: less memory, more time.
     """
 
@@ -98,7 +98,7 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
         The configuration of the model.
 
     Raises:
-        UserError: If there is no such model.
+        UserError: If the model is missing or its `config.json` is unreadable.
     """
     try:
         config = AutoConfig.from_pretrained(
@@ -126,7 +126,7 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
 
 
 class BaseDescription(TypedDict):
-    """A base model: where it was found, its type here and its architecture."""
+    """Architecture and origin of a base model."""
 
     path: str
     revision: str | None
@@ -138,17 +138,17 @@ class BaseDescription(TypedDict):
 
 
 def describe_base(backbone: Backbone) -> BaseDescription:
-    """Identify a backbone by its architecture, and report where it was found.
+    """Describe the architecture and origin of a backbone, for the run spec.
 
     Args:
         backbone: Which model.
 
     Returns:
-        Values of its config.json that change what the model computes and their SHA-256, its type
-        here, whether its weights were loaded, path, revision, and the commit where the Hub names
-        one.
+        Values of its config.json that change what the model computes and their SHA-256, the type
+        of its weights, whether they are pretrained, path, revision, and the commit on the Hub or
+        None.
     """
-    # As the file has it: the values that a library fills in change with its version.
+    # The raw file: defaults that transformers fills in change with its version.
     raw, _ = PretrainedConfig.get_config_dict(
         backbone.path, revision=backbone.revision, trust_remote_code=backbone.trust_remote_code
     )
@@ -174,7 +174,7 @@ def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
         The tokenizer.
 
     Raises:
-        UserError: If the folder or Hub id carries no tokenizer.
+        UserError: If the tokenizer is missing or unreadable.
     """
     try:
         return AutoTokenizer.from_pretrained(
@@ -196,7 +196,7 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
         backbone: Which model.
 
     Returns:
-        The model in its own dtype, with `use_cache` left to generation.
+        The model with weights of type `backbone.dtype`.
 
     Raises:
         UserError: If weights are missing, damaged, not finite or of another shape or kind.
@@ -211,7 +211,7 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
     if not backbone.pretrained:
         return AutoModelForCausalLM.from_config(config, **kwargs)
     verbosity = logging.get_verbosity()
-    # What is missing is an error below: transformers draws it at random and only logs it.
+    # Missing weights are an error below; transformers draws them at random and only logs it.
     logging.set_verbosity_error()
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -241,7 +241,7 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
 
 
 def _check_loaded(report: Mapping[str, Any], backbone: Backbone) -> None:
-    """Refuse weights that transformers has drawn at random for want of saved ones.
+    """Raise if transformers has drawn weights at random because the files lack them.
 
     Of tied weights one is saved, and transformers does not report the other as missing.
     """
@@ -272,7 +272,7 @@ def load_meta_model(backbone: Backbone) -> PreTrainedModel:
         The model with all parameters on the meta device.
 
     Raises:
-        UserError: If no model can be built of the values in `config.json`.
+        UserError: If the values in `config.json` are invalid.
     """
     config = load_config(backbone)
     try:
@@ -280,9 +280,9 @@ def load_meta_model(backbone: Backbone) -> PreTrainedModel:
             return AutoModelForCausalLM.from_config(
                 config, trust_remote_code=backbone.trust_remote_code, dtype=DTYPES[backbone.dtype]
             )
-    except Exception as error:  # whatever the model's code makes of these values
+    except Exception as error:  # the code of a model raises anything for invalid values
         raise UserError(
-            f"model.backbone.path: no causal language model can be built of the config.json of "
+            f"model.backbone.path: no causal language model can be built from the config.json of "
             f"{backbone.path!r} ({_first_line(error)}); {_what_to_do(backbone)}"
         ) from error
 
@@ -295,10 +295,10 @@ def add_adapter(
     Args:
         model: The base model; changed in place, as PEFT does.
         adapter: Configuration of the adapter; copied, not changed.
-        revision: Commit, tag or branch of the model on the Hub, written beside its name.
+        revision: Commit, tag or branch of the model on the Hub, for the adapter's configuration.
 
     Returns:
-        The adapted model. Only the tensors of the adapter require a gradient.
+        The adapted model. Only parameters of the adapter require a gradient.
 
     Raises:
         UserError: If the adapter does not fit the model.
@@ -322,14 +322,14 @@ def add_adapter(
 
 
 def prepare_training(model: Any, backbone: Backbone) -> Any:
-    """Put a model into training mode, checkpointing its activations if the backbone says so.
+    """Set a model to training mode, with gradient checkpointing if the backbone has it.
 
     Args:
-        model: The model, with its adapter if it has one; changed in place.
+        model: The model, with or without an adapter; changed in place.
         backbone: Its settings.
 
     Returns:
-        The model. Weights are loaded in evaluation mode.
+        The model.
     """
     if backbone.gradient_checkpointing:
         model.enable_input_require_grads()
@@ -344,8 +344,8 @@ def _what_to_do(backbone: Backbone) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # torch's text advises to execute what is in it
-        return "a pickle with more than tensors in it, which is not executed"
+    if isinstance(error, pickle.UnpicklingError):  # torch's message advises to execute it
+        return "a pickle that holds more than tensors is not executed"
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

@@ -10,26 +10,25 @@ from tera_pl.tensor.checksums import digest_all
 
 
 def fingerprint_frozen(model: nn.Module) -> str:
-    """Identify the frozen weights of a model by all their bytes.
+    """Hash all bytes of the frozen weights of a model.
 
-    The weights are hashed as they are in memory: how they are distributed over files has no
-    effect, and what is identified is what computes.
+    The weights in memory are hashed, so that their distribution over files has no effect.
 
     Args:
-        model: A model, adapted or not. Parameters that require a gradient are left out. What PEFT
-            draws for an adapter and saves with it is in.
+        model: A model, adapted or not. Parameters that require a gradient are excluded. Frozen
+            tensors that PEFT draws for an adapter and saves with it are included.
 
     Returns:
-        A hexadecimal digest; that of nothing if every parameter is trained.
+        A hexadecimal digest; that of no bytes if every parameter is trainable.
     """
     tensors = {name: p for name, p in model.named_parameters() if not p.requires_grad}
     return digest_all(tensors | _drawn(model))
 
 
 def _drawn(model: Any) -> dict[str, Tensor]:
-    """What PEFT saves with an adapter that is no parameter: positions that SHiRA has drawn.
+    """Return tensors other than parameters that PEFT saves with an adapter: SHiRA's indices.
 
-    Our own adapters have a digest of their own over what they draw.
+    The adapters of this package have a digest of their own over their frozen tensors.
     """
     if not isinstance(model, PeftModel) or not isinstance(model.base_model, BaseTuner):
         return {}

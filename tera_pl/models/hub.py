@@ -1,4 +1,4 @@
-"""Whether a model of the Hub can be had, told before minutes of retries."""
+"""Check that a model is available locally or on the Hub, before minutes of retries."""
 
 import urllib.error
 import urllib.request
@@ -10,18 +10,18 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from tera_pl.errors import UserError
 
-PATIENCE_S = 5
+TIMEOUT_S = 5
 
 
 def check_available(path: str, revision: str | None) -> None:
-    """Refuse a model that is neither on this machine nor, as it seems, to be had from the Hub.
+    """Check that a model is on this machine or that the Hub is reachable.
 
     Args:
         path: A folder, or the id of a model on the Hub.
         revision: Branch, tag or commit on the Hub.
 
     Raises:
-        UserError: If `path` is neither, or if the Hub is needed and does not answer.
+        UserError: If `path` is neither a folder nor an id, or the Hub is needed and unreachable.
     """
     if Path(path).is_dir():
         return
@@ -37,20 +37,20 @@ def check_available(path: str, revision: str | None) -> None:
     if reason := _why_unreachable():
         named = f"{path}@{revision}" if revision else path
         raise UserError(
-            f"model.backbone.path: there is no folder {path!r}, {named} is not in the "
+            f"model.backbone.path: no folder {path!r}, {named} is not in the "
             f"cache {constants.HF_HUB_CACHE}, and {reason}: {how_to_download(path, revision)}"
         )
 
 
 def find_commit(path: str, revision: str | None) -> str | None:
-    """Give the commit of a Hub's model that this machine has for a revision.
+    """Find the commit of the cached version of a model on the Hub.
 
     Args:
-        path: A folder, or the id of a model on the Hub, loaded before.
+        path: A folder, or the id of a model on the Hub that was loaded before.
         revision: Branch, tag or commit on the Hub.
 
     Returns:
-        Forty hexadecimal digits, or null for a folder.
+        Forty hexadecimal digits, or None for a folder.
     """
     folder = None if Path(path).is_dir() else find_folder(path, revision)
     return folder.name if folder else None
@@ -73,14 +73,14 @@ def find_folder(path: str, revision: str | None) -> Path | None:
 
 
 def how_to_download(path: str, revision: str | None) -> str:
-    """Tell how to get a model to a machine without a network.
+    """Explain how to use a model on a machine without a network.
 
     Args:
         path: Id of the model.
         revision: Branch, tag or commit.
 
     Returns:
-        Half a sentence.
+        A clause for an error message.
     """
     pinned = f" --revision {revision}" if revision else ""
     return (
@@ -94,9 +94,9 @@ def _why_unreachable() -> str | None:
         return "HF_HUB_OFFLINE is set"
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
     try:
-        urllib.request.urlopen(request, timeout=PATIENCE_S).close()
+        urllib.request.urlopen(request, timeout=TIMEOUT_S).close()
     except urllib.error.HTTPError:
-        return None  # an answer all the same
+        return None  # the Hub is reachable
     except OSError as error:
         return f"{constants.ENDPOINT} does not answer ({getattr(error, 'reason', error)})"
     return None

@@ -1,8 +1,8 @@
-"""Attention over sequences that lie one behind the other in one row, without padding.
+"""Attention over concatenated (packed, padding-free) sequences.
 
-A batch of examples of unequal lengths is one row of all their tokens. Every operation of a decoder
-but attention works on single tokens; attention here keeps to the sequence. `ATTENTION` is a name
-that transformers knows after this module is imported; without `lengths` it is its `sdpa`.
+A batch of examples of unequal lengths becomes one row of all their tokens. Of the operations of a
+decoder only attention mixes tokens; here it does so within each sequence. Importing this module
+registers `ATTENTION` with transformers; without `lengths` it is `sdpa`.
 """
 
 import inspect
@@ -22,7 +22,7 @@ ATTENTION = "packed_sdpa"
 
 
 def _find_kernel() -> Any:
-    """Give torch's attention for sequences of various lengths, or none where it lacks a setting."""
+    """Return torch's attention for sequences of varying lengths, or None if it lacks a setting."""
     try:
         function = import_module("torch.nn.attention.varlen").varlen_attn
     except ImportError:  # torch before 2.10
@@ -35,14 +35,14 @@ varlen_attn = _find_kernel()
 
 
 def pack(batch: dict[str, Tensor]) -> dict[str, Any]:
-    """Turn padded rows into one row without padding.
+    """Concatenate the sequences of a padded batch into one row without padding.
 
     Args:
         batch: `input_ids` and `attention_mask`, each `(batch, length)`, padded on either side.
 
     Returns:
-        What a model with `ATTENTION` takes: `input_ids` and `position_ids`, each `(1, tokens)`,
-        the `lengths` of the sequences, where each begins and the last ends, `boundaries`, of shape
+        Arguments of a model with `ATTENTION`: `input_ids` and `position_ids`, each `(1, tokens)`,
+        the `lengths` of the sequences, their cumulative sum from zero, `boundaries`, of shape
         `(sequences + 1,)` in int32, and a mask that masks nothing.
     """
     mask = batch["attention_mask"].bool()
@@ -53,19 +53,19 @@ def pack(batch: dict[str, Tensor]) -> dict[str, Any]:
         "position_ids": positions[mask].unsqueeze(0),
         "lengths": lengths.tolist(),
         "boundaries": F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32),
-        # Four dimensions are handed on as they are; transformers would make tokens x tokens.
+        # transformers passes a mask of four dimensions on; of others it makes tokens x tokens.
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=mask.device),
     }
 
 
 def check_packable(config: PretrainedConfig) -> None:
-    """Refuse a model whose attention is more than causal.
+    """Check that a model has plain causal attention.
 
     Args:
-        config: Of the model.
+        config: Configuration of the model.
 
     Raises:
-        UserError: If it has windows or caps.
+        UserError: If its attention has windows or soft caps.
     """
     text = config.get_text_config()
     found = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
@@ -91,25 +91,25 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it
     boundaries: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend causally within each sequence, or as `sdpa` does without `lengths`.
+    """Attend causally within each sequence; without `lengths` this is `sdpa`.
 
-    Where torch has a kernel for all sequences at once (CUDA, 16 bits, no dropout), it is one call;
-    elsewhere one call per sequence.
+    If torch has a kernel for all sequences at once (CUDA, 16 bits, no dropout), it is called once;
+    otherwise `scaled_dot_product_attention` is called per sequence.
 
     Args:
         module: The attention layer.
         query: Of shape `(1, heads, tokens, size)`.
         key: Of shape `(1, key heads, tokens, size)`.
         value: Likewise.
-        attention_mask: Looked at without `lengths` only.
+        attention_mask: Used without `lengths` only.
         dropout: Probability of dropping an attention weight.
-        scaling: Of the products of query and key.
+        scaling: Factor of the products of query and key.
         lengths: Lengths of the sequences, in order; they add up to `tokens`.
-        boundaries: Their running sum from zero, int32.
-        **kwargs: For `sdpa`.
+        boundaries: Their cumulative sum from zero, int32.
+        **kwargs: Further arguments of `sdpa`.
 
     Returns:
-        Outputs of shape `(1, tokens, heads, size)`, and nothing for the weights.
+        Outputs of shape `(1, tokens, heads, size)`, and None for the attention weights.
     """
     if lengths is None:
         return sdpa_attention_forward(
@@ -129,7 +129,7 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it
 
 
 def _has_kernel(query: Tensor, dropout: float) -> bool:
-    """Whether torch's kernel for sequences of various lengths takes these."""
+    """Check whether torch's kernel for sequences of varying lengths supports these inputs."""
     return (
         varlen_attn is not None
         and query.is_cuda
@@ -142,7 +142,7 @@ def _has_kernel(query: Tensor, dropout: float) -> bool:
 
 
 def _kernel_dtype(query: Tensor) -> torch.dtype:
-    """What autocast would make of the inputs of `scaled_dot_product_attention`."""
+    """Return the type to which autocast converts inputs of `scaled_dot_product_attention`."""
     if torch.is_autocast_enabled(query.device.type):
         return torch.get_autocast_dtype(query.device.type)
     return query.dtype

@@ -24,7 +24,7 @@ NAMES = {
 }
 FULL = "full fine-tuning"
 # Not None, which is a value of a setting.
-NO_MAJORITY = object()
+UNDECIDED = object()
 # They change no weight, or all of them: the paper does not rank them among adapters.
 NO_ADAPTERS = {"Prompt-Tuning", "P-Tuning", FULL}
 
@@ -102,7 +102,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
             values = [
                 f"{_short(name)}={_format(fields.get(name))}"
                 for name, value in majority.items()
-                if value is NO_MAJORITY or fields.get(name) != value
+                if value is UNDECIDED or fields.get(name) != value
             ]
             label = f"{method} ({', '.join(values)})" if values else method
             groups.append(Group(method, label, seeds))
@@ -116,13 +116,13 @@ def majority_values(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
         settings: Settings by name, of every run.
 
     Returns:
-        For every name whose values differ the one that more than half have, or `NO_MAJORITY`.
+        For every name whose values differ the one that more than half have, or `UNDECIDED`.
     """
     majority = {}
     for name, values in differing_settings(settings).items():
         counts = [sum(each.get(name) == value for each in settings) for value in values]
         most = max(counts)
-        majority[name] = values[counts.index(most)] if 2 * most > len(settings) else NO_MAJORITY
+        majority[name] = values[counts.index(most)] if 2 * most > len(settings) else UNDECIDED
     return majority
 
 

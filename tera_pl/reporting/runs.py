@@ -16,7 +16,7 @@ from tera_pl.reporting.result_files import check_form, damaged, read_results
 
 # Settings that differ between seeds of one method.
 SEED_FIELDS = {"adapter.seed", "adapter.frozen_sha256", "adapter.projection_prng_key"}
-# Locations and loading speed, which are no part of the evaluation protocol.
+# Locations and loading speed do not belong to the evaluation protocol.
 _LOCATIONS = {"path", "num_workers", "tokenizer", "tokenizer_revision", "eval_batch_size"}
 # `settings.protocol` has them.
 _IN_PROTOCOL = {"encoding", "split", "protocol"}
@@ -42,7 +42,7 @@ class Run:
     Args:
         path: Its run directory.
         results: Content of `results.json`.
-        config: Content of `config.yaml`; empty if there is none.
+        config: Content of `config.yaml`; empty without that file.
         test_config: Content of `config_test.yaml`, the configuration of the test.
     """
 

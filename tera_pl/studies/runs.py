@@ -150,7 +150,7 @@ def _set(settings: dict[str, Any], key: str, value: Any, name: str) -> None:
 
 
 def _set_logger(settings: dict[str, Any], row: Path, label: str) -> None:
-    """Make the logger write below the folder of the run."""
+    """Set the folder of the logger to that of the study run."""
     logger = settings["trainer"].get("logger")
     if not isinstance(logger, dict) or not isinstance(logger.get("init_args"), dict):
         logger = {"class_path": LOGGER, "init_args": {}}

@@ -133,7 +133,9 @@ def test_error_names_the_entry(name, run, tasks):
         _resume(tasks[0], content)
 
 
-def test_damaged_and_foreign_files_are_one_line_and_exit_2(run, tmp_path, capfd):
+def test_damaged_and_foreign_files_are_one_line_and_exit_2(run, tmp_path, capfd, monkeypatch):
+    # A run that starts from a foreign checkpoint has a new run directory below the current folder.
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "foreign.ckpt"
     torch.save(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"], path)
     arguments = ["fit", "--config", str(run / "config.yaml"), "--ckpt_path", str(path)]
