@@ -12,7 +12,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from tera_pl.contracts import complete
-from tera_pl.models.backbone import Backbone, BaseDescription, describe_base
+from tera_pl.models.backbone import Backbone
+from tera_pl.models.base_description import BaseDescription, describe_base
 from tera_pl.models.fingerprint import fingerprint_frozen
 
 # Written by PEFT itself, or moved with a folder: no property of the adapter.

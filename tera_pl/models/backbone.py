@@ -1,13 +1,11 @@
 """Load a pretrained causal language model and add an adapter to it."""
 
 import copy
-import hashlib
-import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -30,7 +28,7 @@ from tera_pl.adapters import check_targets
 from tera_pl.adapters.layer import AdapterLayer
 from tera_pl.adapters.supported import inject
 from tera_pl.errors import UserError
-from tera_pl.models.hub import find_commit, find_folder, how_to_download
+from tera_pl.models.hub import find_folder, how_to_download
 from tera_pl.models.packed_attention import ATTENTION, check_packable
 from tera_pl.models.weight_checks import find_invalid_weights
 
@@ -46,21 +44,6 @@ UNREADABLE = (
     pickle.UnpicklingError,
 )
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-# Values of a config.json that do not change what a model computes here: names, versions, caching,
-# and special tokens, which come from the tokenizer.
-IMMATERIAL = {
-    "_name_or_path",
-    "architectures",
-    "bos_token_id",
-    "dtype",
-    "eos_token_id",
-    "initializer_range",
-    "pad_token_id",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-}
 
 
 @dataclass(frozen=True)
@@ -123,45 +106,6 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
             f"{', '.join(sorted(k for k in kernels if '|' not in k))}"
         )
     return config
-
-
-class BaseDescription(TypedDict):
-    """Architecture and origin of a base model."""
-
-    path: str
-    revision: str | None
-    commit: str | None
-    dtype: str
-    pretrained: bool
-    config: dict[str, Any]
-    config_sha256: str
-
-
-def describe_base(backbone: Backbone) -> BaseDescription:
-    """Describe the architecture and origin of a backbone, for the run spec.
-
-    Args:
-        backbone: Which model.
-
-    Returns:
-        Values of its config.json that change what the model computes and their SHA-256, the type
-        of its weights, whether they are pretrained, path, revision, and the commit on the Hub or
-        None.
-    """
-    # The raw file: defaults that transformers fills in change with its version.
-    raw, _ = PretrainedConfig.get_config_dict(
-        backbone.path, revision=backbone.revision, trust_remote_code=backbone.trust_remote_code
-    )
-    config = {key: raw[key] for key in sorted(raw.keys() - IMMATERIAL)}
-    return {
-        "path": backbone.path,
-        "revision": backbone.revision,
-        "commit": find_commit(backbone.path, backbone.revision),
-        "dtype": backbone.dtype,
-        "pretrained": backbone.pretrained,
-        "config": config,
-        "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
-    }
 
 
 def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
@@ -345,7 +289,7 @@ def _what_to_do(backbone: Backbone) -> str:
 
 def _first_line(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # torch's message advises to execute it
-        return "a pickle that holds more than tensors is not executed"
+        return "a pickle that holds more than tensors, which is not executed"
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

@@ -7,7 +7,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from tera_pl.checkpointing.run_spec import describe_tokenizer
-from tera_pl.models.backbone import Backbone, describe_base
+from tera_pl.models.backbone import Backbone
+from tera_pl.models.base_description import describe_base
 
 
 def test_use_and_place_leave_a_tokenizer_what_it_is(tiny_backbone, tmp_path):
