@@ -47,7 +47,7 @@ def read_json(path: Path) -> list[Mapping[str, Any]]:
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         lines = enumerate(split_lines(text), start=1)
         objects = [
-            _decode(line, 0, f"{path}, line {number}", whole=True)[0]
+            _decode(line, 0, f"{path}, line {number}", to_end=True)[0]
             for number, line in lines
             if line.strip()
         ]
@@ -92,7 +92,7 @@ def _items(text: str, path: Path) -> Iterator[Any]:
     """Yield the items of a JSON list, each decoded by itself, so that an error can name it."""
     position = _skip(text, 0)
     if not text.startswith("[", position):
-        value, _ = _decode(text, 0, str(path), whole=True)
+        value, _ = _decode(text, 0, str(path), to_end=True)
         raise UserError(f"{path} holds a {_kind(value)}: expected a list of objects")
     position = _skip(text, position + 1)
     number = 0
@@ -112,7 +112,7 @@ def _items(text: str, path: Path) -> Iterator[Any]:
         raise _invalid(text, position, str(path), "extra data after the list")
 
 
-def _decode(text: str, start: int, place: str, *, whole: bool = False) -> tuple[Any, int]:
+def _decode(text: str, start: int, place: str, *, to_end: bool = False) -> tuple[Any, int]:
     """Decode one JSON value; give it and the position after it."""
     try:
         value, end = _DECODER.raw_decode(text, _skip(text, start))
@@ -124,7 +124,7 @@ def _decode(text: str, start: int, place: str, *, whole: bool = False) -> tuple[
         raise UserError(f"{place}: no valid JSON: nested too deeply") from None
     except ValueError:  # Python's limit, which is there because the time grows with the square
         raise UserError(f"{place}: an integer of more than 4,300 digits") from None
-    if whole and _skip(text, end) < len(text):
+    if to_end and _skip(text, end) < len(text):
         raise _invalid(text, end, place, "extra data after the value")
     return value, end
 

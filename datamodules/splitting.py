@@ -59,8 +59,8 @@ def hold_out(
         held_out = set(order[-size:])
     else:
         indices = Dataset.from_dict({"index": order})
-        parts = indices.train_test_split(size, shuffle=True, seed=split.seed)
-        held_out = set(parts["test"]["index"])
+        splits = indices.train_test_split(size, shuffle=True, seed=split.seed)
+        held_out = set(splits["test"]["index"])
     return (
         [record for i, record in enumerate(records) if i not in held_out],
         [record for i, record in enumerate(records) if i in held_out],

@@ -20,15 +20,18 @@ def merge(below: Any, above: Any) -> Any:
 
 
 @cache
-def _compose(path: Path) -> Any:
+def fragments(path: Path) -> list[dict[str, Any]]:
+    """List what a file starts from, and then its own settings; not to be changed."""
     texts = expand([f"--config={path}"])[1::2]
-    return reduce(
-        merge,
-        (yaml.safe_load(text if "\n" in text else Path(text).read_text("utf-8")) for text in texts),
-    )
+    return [yaml.safe_load(t if "\n" in t else Path(t).read_text("utf-8")) for t in texts]
+
+
+@cache
+def _merged(path: Path) -> dict[str, Any]:
+    merged: dict[str, Any] = reduce(merge, fragments(path))
+    return merged
 
 
 def compose(path: Path) -> dict[str, Any]:
-    """Read a configuration file and all that it starts from."""
-    composed: dict[str, Any] = copy.deepcopy(_compose(path))
-    return composed
+    """Give the settings of a configuration file and of all that it starts from."""
+    return copy.deepcopy(_merged(path))

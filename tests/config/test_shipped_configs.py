@@ -1,5 +1,7 @@
 """Every shipped YAML parses against the code, and says what it is for."""
 
+import inspect
+import pkgutil
 import re
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import yaml
 from tera_pl.cli import main
 from tera_pl.studies import runs as study_runs
 from tera_pl.studies.definition import LEARNING_RATE, read_study
-from tests.config.composition import compose
+from tests.config.composition import compose, fragments
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -70,6 +72,20 @@ def test_config_parses_and_every_value_given_is_what_runs(path, capsys):
     resolved = dict(items(resolve(capsys, path)))
     for keys, value in items(compose(path)):
         assert resolved[keys] == value
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_no_setting_of_another_adapter_remains(path):
+    """jsonargparse keeps those that the new class has too: LoRETTA would have TeRA's modes."""
+    adapters = [f.get("model", {}).get("init_args", {}).get("adapter") for f in fragments(path)]
+    given = [adapter for adapter in adapters if adapter is not None]
+    composed = compose(path)["model"]["init_args"]["adapter"]
+    if composed is None:
+        assert not given
+        return
+    own = inspect.signature(pkgutil.resolve_name(composed["class_path"])).parameters
+    kept = {key for adapter in given for key in adapter.get("init_args", {}) if key in own}
+    assert kept == composed["init_args"].keys()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)

@@ -1,13 +1,13 @@
 """The published protocols to the letter: templates by bytes, tokens by the rule they state."""
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from datamodules.encoding import Encoding, encode
+from tests.config.composition import compose
 from tests.conftest import ROOT
 from tests.soak import more
 
@@ -47,7 +47,7 @@ TEXTS = {
 
 
 def settings(name, **changes):
-    config = yaml.safe_load((PROTOCOLS / f"{name}.yaml").read_text())
+    config = compose(PROTOCOLS / f"{name}.yaml")
     return Encoding(**config["data"]["init_args"]["encoding"] | changes)
 
 
