@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,14 @@ def test_every_subcommand_is_in_the_readme():
     rows = re.findall(r"(?m)^\| (`.+?) \|", (ROOT / "README.md").read_text())
     named = {word.split()[0] for row in rows for word in re.findall(r"`([^`]+)`", row)}
     assert _subcommands() <= named
+
+
+def test_map_of_the_readme_has_the_layers_of_import_linter():
+    project = tomllib.loads(_read("pyproject.toml"))
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    packages = [set(layer.split(" | ")) - {"__main__", "errors"} for layer in layers]
+    rows = re.findall(r"(?m)^ {4}([a-z_]+(?:, [a-z_]+)*) {2,}", _read("README.md"))
+    assert [set(row.split(", ")) for row in rows] == [names for names in packages if names]
 
 
 def test_pre_commit_runs_the_checks_of_make_lint():
