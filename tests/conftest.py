@@ -1,4 +1,8 @@
-"""Shared fixtures: the repository's root, shared material if there is any, a tiny backbone."""
+"""Shared fixtures: the repository's root, shared material if there is any, a tiny backbone.
+
+Libraries that take seconds to import are imported where they are used: pytest-xdist's controller
+loads this file before it starts a worker.
+"""
 
 import json
 import os
@@ -7,11 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from hypothesis import HealthCheck, settings
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.soak import SOAK
 
@@ -31,6 +32,8 @@ settings.load_profile("tera_pl")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -72,6 +75,9 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_backbone(folder: Path, **sizes: int) -> Path:
     """Write the files of `tiny_backbone`; one of other sizes gets no weights."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
     words = ["<pad>", "<s>", "</s>", "<unk>", *sorted(set(WORDS.split()))]
     vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
