@@ -174,12 +174,13 @@ MIXED_CASES.append(
 def _only(suite: type, *lists: list) -> type:
     """The class without tests that none of the lists parametrizes, and with fewer cases each."""
     tests: dict[str, Any] = {name: None for name in dir(suite) if name.startswith("test_")}
+    turns = len(tests) // 2 if any(isinstance(one[0], str) for one in lists) else len(tests)
     for number, name in enumerate(sorted(tests)):
         test = getattr(suite, name)
         marks = list(getattr(test, "pytestmark", []))
         for position, mark in enumerate(marks):
             if mark.name == "parametrize" and any(mark.args[1] is one for one in lists):
-                cases = mark.args[1] if SOAK else _some(mark.args[1], number)
+                cases = mark.args[1] if SOAK else _some(mark.args[1], number, turns, len(tests))
                 marks[position] = pytest.mark.parametrize(mark.args[0], cases, **mark.kwargs).mark
                 tests[name] = types.FunctionType(
                     test.__code__, test.__globals__, name, test.__defaults__, test.__closure__
@@ -188,10 +189,16 @@ def _only(suite: type, *lists: list) -> type:
     return type(suite.__name__, (suite,), tests)
 
 
-def _some(cases: list, number: int) -> list:
-    """Of each method's cases a third, and one of the models: others for every test of PEFT's.
+def _some(cases: list, number: int, turns: int, tests: int) -> list:
+    """Of each method's cases a sixth, and one of the models: others for every test of PEFT's.
 
-    Every test meets every method, and every case meets many tests.
+    Every test meets every method, and every case meets every class of tests.
+
+    Args:
+        cases: The cases of all methods, or the models.
+        number: The number of the test in its class.
+        turns: How often the choice changes in the class, half as often where models alternate.
+        tests: How many tests the class has.
     """
     if all(isinstance(case, str) for case in cases):
         return [cases[number % len(cases)]]
@@ -201,9 +208,9 @@ def _some(cases: list, number: int) -> list:
         methods.setdefault(method, []).append(case)
     chosen = []
     for group in methods.values():
-        take = math.ceil(len(group) / 3)
-        # Halved: the models alternate too.
-        chosen += [group[(number // 2 * take + i) % len(group)] for i in range(take)]
+        take = math.ceil(len(group) / min(6, turns))
+        start = number * turns // tests * take
+        chosen += [group[(start + i) % len(group)] for i in range(take)]
     return chosen
 
 
@@ -215,6 +222,19 @@ def _is_config(value: object) -> bool:
 
 def test_peft_suite_is_available() -> None:
     assert (FOLDER / "peft_tests").is_dir(), "PEFT's tests are fetched by `make venv`"
+
+
+def test_every_case_meets_every_class() -> None:
+    for suite, *lists in (
+        (TestPeftCustomModel, CUSTOM_CASES),
+        (TestPeftFsdpStateDict, CUSTOM_CASES),
+        (TestMultipleActiveAdapters, MULTIPLE_CASES),
+        (TestMixedAdapterBatches, MIXED_CASES),
+        (TestDecoderModels, [LLAMA, GPT2], DECODER_CASES),
+    ):
+        tests = [test for name, test in vars(suite).items() if name.startswith("test_") and test]
+        met = [case for test in tests for mark in test.pytestmark for case in mark.args[1]]
+        assert all(case in met for cases in lists for case in cases)
 
 
 if (FOLDER / "peft_tests").is_dir():
