@@ -24,6 +24,28 @@ class _Short:
         return getattr(self.parser, name)
 
 
+def share_parsers(patch: Any, *, short: bool = True) -> None:
+    """Build the parser of each class of command lines once: it takes longer than most cases.
+
+    Args:
+        patch: pytest's fixture `monkeypatch`.
+        short: Whether subcommands are parsed alone; then `--print_config` prints nothing.
+    """
+    made: dict[type, dict[str, Any]] = {}
+    build = TeraCLI.setup_parser
+    names = ("parser", "_subcommand_parsers", "_subcommand_method_arguments")
+
+    def setup_parser(cli: TeraCLI, *args: Any) -> None:
+        if type(cli) not in made:
+            build(cli, *args)
+            if short:
+                cli.parser = _Short(cli.parser, cli._subcommand_parsers)
+            made[type(cli)] = {name: getattr(cli, name) for name in names}
+        vars(cli).update(made[type(cli)])
+
+    patch.setattr(TeraCLI, "setup_parser", setup_parser)
+
+
 class CheckingCLI(TeraCLI):
     """Builds task, datamodule and trainer, and the model on the meta device; runs nothing."""
 

@@ -6,8 +6,10 @@ A start of Python costs ten seconds of imports, a fork none.
 import multiprocessing
 import os
 import socket
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,14 +24,33 @@ def start(folder: Path, *arguments: str, **environment: str) -> BaseProcess:
     return process
 
 
-def finish(folder: Path, *arguments: str, processes: int = 1) -> None:
-    """Run a verb of the Trainer to its end, in processes that find each other as under torchrun."""
+def run_ranks(folder: Path, *arguments: str, processes: int = 2) -> list[int | None]:
+    """Run a subcommand in processes that find each other as under torchrun; give the exit codes."""
     ranks = [{}] if processes == 1 else _ranks(processes)
     started = [start(folder, *arguments, **rank) for rank in ranks]
     for process in started:
         process.join()
-    output = (folder / "output.log").read_text()[-2000:]
-    assert [process.exitcode for process in started] == [0] * processes, output
+    return [process.exitcode for process in started]
+
+
+def finish(folder: Path, *arguments: str, processes: int = 1) -> None:
+    """Run a subcommand to its end."""
+    codes = run_ranks(folder, *arguments, processes=processes)
+    assert codes == [0] * processes, (folder / "output.log").read_text()[-2000:]
+
+
+def call(function: Callable[..., Any], *calls: tuple[Any, ...]) -> list[int | None]:
+    """Call a function of a module at once in as many processes as there are tuples of arguments.
+
+    Returns:
+        The exit codes.
+    """
+    processes = [CONTEXT.Process(target=function, args=arguments) for arguments in calls]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
 
 
 def _ranks(number: int) -> list[dict[str, str]]:

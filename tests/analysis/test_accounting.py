@@ -166,6 +166,7 @@ def test_formulas_give_the_numbers_of_the_papers(method, seven, eight):
     ],
     ids=["lora", "mora", "prompt_tuning", "p_tuning"],
 )
+@pytest.mark.slow
 def test_percents_of_the_published_table(adapter, seven, eight):
     for size, percent in (("7B", seven), ("8B", eight)):
         assert count_adapted(size, adapter()).trained_percent == pytest.approx(percent, abs=5e-5)
@@ -191,6 +192,7 @@ def lstm(inputs, hidden):
     ],
     ids=["prompt_tuning", "mlp", "lstm"],
 )
+@pytest.mark.slow
 def test_prompt_methods_store_the_prompt_and_train_the_encoder(adapter, encoder, size):
     counts = count_adapted(size, adapter)
     assert counts.trained == TOKENS * D + encoder

@@ -113,6 +113,7 @@ def test_rates_are_rounded_by_their_logarithm(rate, rounded):
     assert on_grid(rate) == rounded
 
 
+@pytest.mark.slow
 def test_command_gives_the_reference_its_own_rate(capsys):
     folder = ROOT / "configs" / "miniature"
     names = ("lora", "prompt_tuning")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.attempts import share_parsers
 from tests.campaign.runner import case, defects, table
-from tests.campaign.world import make_world, share_parsers
+from tests.campaign.world import make_world
 
 
 def main() -> int:

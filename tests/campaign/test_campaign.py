@@ -8,10 +8,11 @@ import signal
 
 import pytest
 
+from tests.attempts import share_parsers
 from tests.campaign import signals
 from tests.campaign.case import RAN, run_case
 from tests.campaign.runner import case, defects, table
-from tests.campaign.world import make_world, share_parsers
+from tests.campaign.world import make_world
 from tests.soak import more
 
 pytestmark = pytest.mark.slow

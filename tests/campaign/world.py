@@ -15,8 +15,6 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tera_pl.cli import TeraCLI
-from tests.attempts import _Short
 from tests.campaign.case import call_command, redirected
 from tests.conftest import tiny_settings, write_backbone, write_commonsense
 
@@ -166,22 +164,6 @@ def working_in(folder: Path) -> Any:
         yield
     finally:
         os.chdir(before)
-
-
-def share_parsers(patch: Any) -> None:
-    """Build the parser of each class of command lines once: it takes longer than most cases."""
-    made: dict[type, dict[str, Any]] = {}
-    build = TeraCLI.setup_parser
-    names = ("parser", "_subcommand_parsers", "_subcommand_method_arguments")
-
-    def setup_parser(cli: TeraCLI, *args: Any) -> None:
-        if type(cli) not in made:
-            build(cli, *args)
-            cli.parser = _Short(cli.parser, cli._subcommand_parsers)
-            made[type(cli)] = {name: getattr(cli, name) for name in names}
-        vars(cli).update(made[type(cli)])
-
-    patch.setattr(TeraCLI, "setup_parser", setup_parser)
 
 
 def compare_tensors(one: Path, other: Path) -> str | None:

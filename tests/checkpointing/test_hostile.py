@@ -48,6 +48,7 @@ def outcome(load, *arguments, errors=UserError):
         return None, str(error)
 
 
+@pytest.mark.slow
 def test_damaged_bytes_of_a_checkpoint_are_refused_or_change_nothing(run, tmp_path):
     path = tmp_path / "damaged.ckpt"
     content = (run / "checkpoints" / "last.ckpt").read_bytes()
@@ -133,6 +134,7 @@ def test_error_names_the_entry(name, run, tasks):
         _resume(tasks[0], content)
 
 
+@pytest.mark.slow
 def test_damaged_and_foreign_files_are_one_line_and_exit_2(run, tmp_path, capfd, monkeypatch):
     # A run that starts from a foreign checkpoint has a new run directory below the current folder.
     monkeypatch.chdir(tmp_path)

@@ -49,6 +49,7 @@ def load(folder, version):
     return torch.load(path, weights_only=True)
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bits(finished):
     first, second = load(finished, "version_0"), load(finished, "version_1")
     assert first["state_dict"].keys() == second["state_dict"].keys()
@@ -112,6 +113,7 @@ def test_another_tokenizer_is_refused(again, tiny_backbone, tmp_path, capfd):
         (["--trainer.accumulate_grad_batches", "2"], "training.accumulate_grad_batches is 1"),
     ],
 )
+@pytest.mark.slow
 def test_training_goes_on_as_it_began(change, key, again, capfd):
     assert again("fit", *change) == 2
     assert key in capfd.readouterr().err.splitlines()[-1]
@@ -164,6 +166,7 @@ def test_test_file_counts_where_its_questions_are_dropped_from_training(
     assert "training.files.openbookqa/test.json is" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_longer_training_is_let_in_by_name_with_its_own_schedule(again, tmp_path):
     changes = ["--trainer.max_steps", "12", "--model.init_args.optimizer.init_args.lr", "0.02"]
     allowed = f'{ALLOW}=["training.max_steps", "optimizer.lr"]'
@@ -177,6 +180,7 @@ def test_longer_training_is_let_in_by_name_with_its_own_schedule(again, tmp_path
     assert main(["fit", "--config", "runs/run/version_0/config_fit.yaml", "--ckpt_path", path]) == 0
 
 
+@pytest.mark.slow
 def test_open_ended_schedule_trains_longer_to_the_bits_of_one_run(write_tiny_config, tmp_path):
     config = str(write_tiny_config(tmp_path))
     arguments = ["fit", "--config", config, "--model.init_args.schedule.name=constant_with_warmup"]

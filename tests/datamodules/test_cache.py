@@ -3,40 +3,16 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import datasets
 import pytest
 from transformers import AutoTokenizer
 
+from datamodules import encoding
 from datamodules.encoding import Encoding, encode
+from tests import forks
 
 NUM = 6_000
-SCRIPT = """
-import json, sys
-from pathlib import Path
-from transformers import AutoTokenizer
-from datamodules.encoding import Encoding, encode
-from tests.datamodules.test_cache import records
-rows = encode(records(), AutoTokenizer.from_pretrained(sys.argv[1]), Encoding())
-Path(sys.argv[2]).write_text(json.dumps([rows[0]["input_ids"], rows[-1]["input_ids"], len(rows)]))
-"""
-# The same, killed in the fourth of six batches: there is a file, and it is not whole.
-KILLED = """
-import os, signal
-from datamodules import encoding
-whole, calls = encoding._encode_batch, []
-
-def encode_batch(*args, **kwargs):
-    calls.append(None)
-    if len(calls) == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return whole(*args, **kwargs)
-
-encoding._encode_batch = encode_batch
-"""
 
 
 def records():
@@ -53,23 +29,37 @@ def records():
     ]
 
 
-def start(script, tokenizer, result, cache):
-    environment = os.environ | {"HF_DATASETS_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    command = [sys.executable, "-c", script, str(tokenizer), str(result)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+def encode_all(backbone, result, cache):
+    """Encode with a cache in a process; write what tells whether it was done right."""
+    datasets.config.HF_DATASETS_CACHE = cache
+    rows = encode(records(), AutoTokenizer.from_pretrained(backbone), Encoding())
+    result.write_text(json.dumps([rows[0]["input_ids"], rows[-1]["input_ids"], len(rows)]))
+
+
+def encode_until_killed(backbone, result, cache):
+    """The same, killed in the fourth of six batches: the file in the cache is incomplete."""
+    complete, calls = encoding._encode_batch, []
+
+    def encode_batch(*args, **kwargs):
+        calls.append(None)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return complete(*args, **kwargs)
+
+    encoding._encode_batch = encode_batch
+    encode_all(backbone, result, cache)
 
 
 @pytest.mark.slow
 def test_two_that_start_together_and_one_that_is_killed(tiny_backbone, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
-    killed = start(KILLED + SCRIPT, tiny_backbone, tmp_path / "killed", cache)
-    assert killed.wait() == -signal.SIGKILL
+    killed = (tiny_backbone, tmp_path / "killed", cache)
+    assert forks.call(encode_until_killed, killed) == [-signal.SIGKILL]
     assert list(cache.rglob("tera_pl/*"))
     assert not list(cache.rglob("*.arrow"))
 
-    both = [start(SCRIPT, tiny_backbone, tmp_path / str(i), cache) for i in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
+    both = [(tiny_backbone, tmp_path / str(i), cache) for i in range(2)]
+    assert forks.call(encode_all, *both) == [0, 0]
     monkeypatch.setattr("datamodules.encoding.CACHED_FROM", NUM + 1)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     plain = encode(records(), AutoTokenizer.from_pretrained(tiny_backbone), Encoding())

@@ -200,6 +200,7 @@ REPEATS = {"piqa": (6, 0), "winogrande": (2, 2), "ARC-Challenge": (1, 0), "openb
 
 
 @pytest.mark.parametrize("task", COUNTS)
+@pytest.mark.slow
 def test_real_files_have_their_counts(task, shared, tiny_backbone):
     data = Commonsense170k(str(tiny_backbone), str(shared / "data" / "commonsense"), [task])
     train, test = data.train_records(), data.test_records()

@@ -103,6 +103,7 @@ def test_missing_files_are_named(tmp_path, tiny_backbone):
         ConvAI2(str(tiny_backbone), str(tmp_path), train_file="x.json").train_records()
 
 
+@pytest.mark.slow
 def test_real_files_have_their_counts(shared):
     data = ConvAI2(
         str(shared / "models" / "llama2_tokenizer" / "hf"),

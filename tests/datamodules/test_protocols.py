@@ -152,6 +152,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<>|"
 @pytest.mark.parametrize("name", ["commonsense170k/tera_paper", "commonsense170k/hira"])
 @hypothesis_settings(max_examples=more(30))
 @given(prompt=TEXT, response=TEXT.filter(str.strip))
+@pytest.mark.slow
 def test_random_text_survives_to_tokens_and_back(name, llama, prompt, response):
     encoding = settings(name, max_length=2000, max_prompt_length=None, max_response_length=None)
     row = encode([record(prompt, response)], llama, encoding)[0]

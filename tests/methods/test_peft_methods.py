@@ -120,6 +120,7 @@ def ranks_of(model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_the_table_in_the_docs_is_what_happens(kind, tiny_backbone, tmp_path):
     found = quick_sweep(kind, Backbone(path=str(tiny_backbone), dtype="float32"), tmp_path)
     if kind == "ADAMSS" and found["fit"] == YES:

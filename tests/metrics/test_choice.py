@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from tera_pl.metrics import ChoiceAccuracy, NumericAccuracy, extract_choice
+from tests import forks
 
 ANSWERS = [f"answer{i}" for i in range(1, 6)]
 
@@ -105,7 +105,7 @@ def _one_of_two(rank, folder):
 
 @pytest.mark.slow
 def test_two_processes_score_as_one(tmp_path):
-    mp.spawn(_one_of_two, args=(str(tmp_path),), nprocs=2)
+    assert forks.call(_one_of_two, (0, tmp_path), (1, tmp_path)) == [0, 0]
     for rank in range(2):
         uneven, alone = torch.load(tmp_path / f"{rank}.pt")
         assert uneven == pytest.approx(EXPECTED)

@@ -10,7 +10,6 @@ import pytest
 import sacrebleu
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from bert_score import score as bert_score
 from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
@@ -20,6 +19,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from datamodules import ConvAI2
 from tera_pl.metrics import DialogueScores, clean_dialogue
 from tera_pl.metrics.dialogue import _has_nltk
+from tests import forks
 
 OUTPUTS = ["i like cats . R: and you ?", "hello there my friend", "yes", "i do not know , sorry ."]
 REFERENCES = [
@@ -267,7 +267,7 @@ def _one_of_two(rank, folder):
 
 @pytest.mark.slow
 def test_two_processes_score_as_one(tmp_path):
-    mp.spawn(_one_of_two, args=(tmp_path,), nprocs=2)
+    assert forks.call(_one_of_two, (0, tmp_path), (1, tmp_path)) == [0, 0]
     expected, _ = compute(OUTPUTS, REFERENCES)
     for rank in range(2):
         for found in json.loads((tmp_path / f"{rank}.json").read_text()):

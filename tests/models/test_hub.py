@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from tera_pl.adapters import TeraConfig
+from tera_pl.cli import main
 from tera_pl.models.hub import check_available
 
 pytestmark = pytest.mark.slow
@@ -30,17 +31,22 @@ def cache(tiny_backbone, tmp_path):
     return folder
 
 
-def run(cache, folder, *arguments):
-    """Run without a network, in a process of its own: the library reads its settings once."""
+@pytest.fixture
+def offline(cache, tmp_path, monkeypatch):
+    """Work without a network, in a scratch folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def run_in_process(cache, folder, *arguments):
+    """The same for a user: the library reads its environment variables once."""
     environment = os.environ | {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "tera_pl", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+    command = [sys.executable, "-m", "tera_pl", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def with_base(config, path, revision):
@@ -51,13 +57,18 @@ def with_base(config, path, revision):
 
 
 @pytest.mark.parametrize("revision", [None, "v1"])
-def test_commit_is_recorded_wherever_the_base_is_named(revision, cache, tiny_config, tmp_path):
+def test_commit_is_recorded_wherever_the_base_is_named(
+    revision, cache, offline, tiny_config, tmp_path
+):
     config = with_base(tiny_config, "somebody/tiny", revision)
     if revision == "v1":
         # Only that revision has a tokenizer: the data must not take another one's.
         (cache / "models--somebody--tiny/snapshots" / COMMITS["main"] / "tokenizer.json").unlink()
-    done = run(cache, tmp_path, "fit", "--config", config, "--trainer.max_steps", "2")
-    assert done.returncode == 0, done.stderr[-2000:]
+    arguments = ["fit", "--config", config, "--trainer.max_steps", "2"]
+    if revision == "v1":
+        run_in_process(cache, tmp_path, *arguments)
+    else:
+        assert main(arguments) == 0
     commit = COMMITS[revision or "main"]
     folder = tmp_path / "runs" / "run" / "version_0"
     spec = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["tera_pl"]
@@ -70,15 +81,15 @@ def test_commit_is_recorded_wherever_the_base_is_named(revision, cache, tiny_con
     assert (adapter.base_model_name_or_path, adapter.revision) == ("somebody/tiny", commit)
 
 
-def test_offline_is_one_line_and_exit_2(cache, tiny_config, tmp_path):
+def test_offline_is_one_line_and_exit_2(offline, tiny_config, tmp_path, capfd):
     config = with_base(tiny_config, "somebody/other", "v2")
-    done = run(cache, tmp_path, "fit", "--config", config)
-    assert done.returncode == 2
-    (told,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert main(["fit", "--config", config]) == 2
+    errors = capfd.readouterr().err
+    (told,) = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert "somebody/other" in told
     assert "HF_HUB_OFFLINE is set" in told
     assert "hf download somebody/other --revision v2" in told
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in errors
     assert not (tmp_path / "runs").exists() or not list(tmp_path.rglob("*.ckpt"))
 
 

@@ -8,6 +8,8 @@ import torch
 from tera_pl.cli import main
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 BASE = str(ROOT / "datamodules" / "miniworld" / "base")
 CHANCE = {"true_false": 1 / 2, "solution": 1 / 2, "answer": 1 / 4, "ending": 1 / 4, "option": 1 / 2}

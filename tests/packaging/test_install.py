@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ MACHINES = {
 CUDA = re.compile(r"triton|(nvidia|cuda)-.+")
 
 
+@cache
 def entries(name: str) -> list[tuple[Requirement, int]]:
     """Every requirement of a lock, and how many hashes it has."""
     text = re.sub(r"^ *#.*\n", "", (ROOT / name).read_text(), flags=re.MULTILINE)
@@ -54,6 +56,7 @@ def locked(names: list[str], where: dict[str, str]) -> dict[str, str]:
     return versions
 
 
+@cache
 def requirements(name: str, version: str) -> list[Requirement]:
     """Requires-Dist of a locked package, from the environment or from what `make lock` kept."""
     if name in PUBLIC and Version(PUBLIC[name]["version"]) == Version(version):

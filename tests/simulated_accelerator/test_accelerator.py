@@ -143,6 +143,7 @@ def config(tiny_config, monkeypatch):
     return str(path)
 
 
+@pytest.mark.slow
 def test_step_waits_for_the_device_once_and_multiplies_as_set(config, monkeypatch, simulation):
     """The one wait is the look at the loss that keeps a NaN from the weights."""
     places, flags = [], []

@@ -19,6 +19,8 @@ from tests.methods.test_methods import METHODS, adapter_of
 from tests.simulated_accelerator import NAME, Simulation, register
 from tests.soak import SOAK
 
+pytestmark = pytest.mark.slow
+
 RADEMACHER = {"core_init": "rademacher", "factor_init": "rademacher"}
 SELECTED = METHODS if SOAK else ["tera", "vera", "full"]
 

@@ -91,6 +91,7 @@ def adapter_of(path, values):
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=name)
+@pytest.mark.slow
 def test_study_lines_fit_their_base(path):
     study = read_study(path)
     for line, entry in study.entries.items():

@@ -365,6 +365,7 @@ def plan(entry, name, folder, lr=0.1, seed=1):
     return plan_run(resolve(entry, name, folder), Path("out") / name, lr, seed, entry.seed_keys)
 
 
+@pytest.mark.slow
 def test_the_hash_is_of_all_that_results_depend_on(tiny_config, tiny_commonsense, tmp_path):
     """Settings after `base:` and `set`, and the content of data and base model; no more."""
     data = tmp_path / "data"

@@ -92,6 +92,7 @@ def test_no_passage_has_an_instruction_of_the_benchmark(passages):
         assert not any(head in text for head in heads)
 
 
+@pytest.mark.slow
 def test_documents_know_every_word_of_the_benchmark(late_documents):
     tokenizer = build_tokenizer()
     met = {token for ids in tokenizer(late_documents).input_ids for token in ids}
@@ -106,6 +107,7 @@ def test_labels_of_the_benchmark_are_uttered(passages):
     assert {label for form in FORMS.values() for label in form} <= last_words
 
 
+@pytest.mark.slow
 def test_documents_fit_the_model_and_have_no_unknown_word():
     tokenizer = build_tokenizer()
     encoded = tokenizer(documents(1500, seed=9)).input_ids
