@@ -11,8 +11,9 @@ TORCH ?= $(or $(MADE),$(if $(shell command -v nvidia-smi),cuda,cpu))
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 LOCKS := requirements.lock requirements-$(TORCH).lock
 
-# One process per core with one thread each: threads that share cores wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# One process per core with one thread each: threads that share cores wait for each other. Each process
+# has a run of neighboring tests, which share fixtures, and takes from another when it has none left.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: venv quickstart lint check test soak lock lock-cpu clean
 
@@ -53,7 +54,7 @@ lint: venv
 
 # For use while working: everything but the tests marked slow. tests/README.md.
 check: lint
-	$(PYTEST) -m "not slow" --ignore tests/peft_suite
+	$(PYTEST) -m "not slow" --ignore tests/peft_suite --durations=5
 
 test: lint
 	$(PYTEST)
