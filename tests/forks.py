@@ -24,19 +24,14 @@ def start(folder: Path, *arguments: str, **environment: str) -> BaseProcess:
     return process
 
 
-def run_ranks(folder: Path, *arguments: str, processes: int = 2) -> list[int | None]:
-    """Run a subcommand in processes that find each other as under torchrun; give the exit codes."""
+def finish(folder: Path, *arguments: str, processes: int = 1) -> None:
+    """Run a subcommand to its end, in processes that find each other as under torchrun."""
     ranks = [{}] if processes == 1 else _ranks(processes)
     started = [start(folder, *arguments, **rank) for rank in ranks]
     for process in started:
         process.join()
-    return [process.exitcode for process in started]
-
-
-def finish(folder: Path, *arguments: str, processes: int = 1) -> None:
-    """Run a subcommand to its end."""
-    codes = run_ranks(folder, *arguments, processes=processes)
-    assert codes == [0] * processes, (folder / "output.log").read_text()[-2000:]
+    output = (folder / "output.log").read_text()[-2000:]
+    assert [process.exitcode for process in started] == [0] * processes, output
 
 
 def call(function: Callable[..., Any], *calls: tuple[Any, ...]) -> list[int | None]:
