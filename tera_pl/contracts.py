@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 from typing_extensions import ReadOnly
 
 from tera_pl.errors import UserError
@@ -84,6 +85,10 @@ class DataModule(Protocol):
     """
 
     @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer of the batches, after `setup`; it must be that of the backbone."""
+
+    @property
     def encoding(self) -> Encoding | None:
         """Settings of the tokenization."""
 
@@ -119,10 +124,12 @@ class PlainDataModule:
     """The parts of a datamodule that states nothing about itself.
 
     Without `describe_protocol` and `training_files`, checkpoints are not compared by their data;
-    without `longest_sequences`, a sequence may be longer than the model has positions; without the
-    others, results and messages lack a line, and `estimate` needs `--batch` and `--length`.
+    without `tokenizer`, it is not compared with that of the backbone; without `longest_sequences`,
+    a sequence may be longer than the model has positions; without the others, results and messages
+    lack a line, and `estimate` needs `--batch` and `--length`.
     """
 
+    tokenizer: PreTrainedTokenizerBase | None = None
     encoding: Encoding | None = None
     batch_size: int | None = None
     tokens_per_batch: int | None = None
@@ -162,9 +169,11 @@ def complete(datamodule: object) -> DataModule:
     for name in vars(PlainDataModule):
         if not name.startswith("_") and hasattr(datamodule, name):
             setattr(completed, name, getattr(datamodule, name))
-    # Other datamodules may call something else by this name, the encoding of a file for example.
+    # Other datamodules may use these names for something else: the encoding of a file, a path.
     if not isinstance(completed.encoding, Encoding):
         completed.encoding = None
+    if not isinstance(completed.tokenizer, PreTrainedTokenizerBase):
+        completed.tokenizer = None
     return completed
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
+from transformers import AutoTokenizer
 
 from datamodules.base import InstructionDataModule
 from datamodules.batching import EvalCollator, TrainCollator
@@ -18,12 +19,14 @@ class Plain(LightningDataModule):
 
     batch_size = 3
     encoding = "utf-8"
+    tokenizer = "a/path"
 
 
 def test_a_datamodule_without_the_optional_parts_is_completed():
     completed = complete(Plain())
     assert completed.batch_size == 3
     assert completed.encoding is None
+    assert completed.tokenizer is None
     assert completed.describe_protocol() is None
     assert completed.longest_sequences("train") == {}
     assert complete(None).statistics() is None
@@ -31,6 +34,7 @@ def test_a_datamodule_without_the_optional_parts_is_completed():
 
 def test_the_parts_of_a_datamodule_are_used_as_they_are(tiny_backbone):
     data = InstructionDataModule(str(tiny_backbone), batch_size=5, protocol="ours")
+    data.tokenizer = AutoTokenizer.from_pretrained(tiny_backbone)
     completed = complete(data)
     for name in vars(PlainDataModule):
         if not name.startswith("_"):

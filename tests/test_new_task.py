@@ -36,6 +36,6 @@ def test_the_guide_works(tmp_path, monkeypatch):
     assert main(["test", "--config", "letters.yaml", *short, "--ckpt_path", best]) == 0
     results = json.loads((run / "results.json").read_text())
     assert "test/accuracy/letters" in results["test"]["scores"]
-    # A mistake in the data is told by the helpers that the guide uses.
+    # The helpers that the guide uses report invalid data.
     (tmp_path / "letters" / "train.json").write_text('[{"letters": 3}]')
     assert main(["fit", "--config", "letters.yaml", *short]) == 2

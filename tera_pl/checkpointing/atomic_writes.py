@@ -1,9 +1,8 @@
 """Atomic writes of files and folders.
 
-What is deleted, replaced or renamed here was made by this process under a unique name, lies in a
-folder that this program owns, or is listed in a marker file as written by this program. Every other
-such call of the project is on the list in
-`tests/checkpointing/test_destructive_calls.py`, with its reason.
+These functions delete, replace and rename only files that this process made under a unique name,
+that lie in a folder that this program owns, or that a marker file lists as written by this program.
+`tests/checkpointing/test_destructive_calls.py` lists every other such call with its reason.
 """
 
 import errno
@@ -29,7 +28,7 @@ from tera_pl.checkpointing.markers import (
 )
 from tera_pl.errors import DISK_ERRORS, UserError, is_user_error
 
-# Of a name, so that a temporary one beside it is no longer than file systems allow.
+# Characters of a name that its temporary name keeps: file systems limit the length.
 LONGEST_PREFIX = 60
 OVERWRITE_HELP = "replace the folder, if this program wrote it and nothing was added to it"
 
@@ -39,17 +38,17 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """Write a file atomically: temporary file, fsync, rename.
 
     A kill or a power cut at any moment leaves the older file or the new one, and perhaps a
-    `<name>.<random>.part` beside it. After an error nothing is left of it.
+    `<name>.<random>.part` beside it. An error leaves no such file.
 
     Args:
-        path: The file to write; its folder is made if needed. A file of this name is replaced: it
-            lies in a folder that this program owns.
+        path: The file to write, in a folder that this program owns; the folder is created if
+            missing, and a file of this name is replaced.
 
     Yields:
         A binary file.
 
     Raises:
-        UserError: If the place cannot be written to.
+        UserError: If the path cannot be written.
         OSError: If the disk is full or fails.
     """
     part = path.with_name(f"{path.name[:LONGEST_PREFIX]}.{secrets.token_hex(4)}.part")
@@ -87,22 +86,22 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def atomic_folder(path: Path, kind: str, *, replace: bool = False) -> Iterator[Path]:
-    """Write a folder atomically: all of it takes its name in one rename, or nothing does.
+    """Write a folder atomically: it is filled under a temporary name and then renamed.
 
-    It is filled in a temporary folder beside its place, `<name>.<random>.part/new`. A folder that
-    is replaced is moved to `<name>.<random>.part/old` first, for two folders cannot change places
-    in one step: after a kill between the two renames both are there, and the next call warns.
+    The temporary folder is `<name>.<random>.part/new` in the same parent folder. A folder that is
+    replaced is moved to `<name>.<random>.part/old` first, because two folders cannot be exchanged
+    in one step: after a kill between the two renames both exist, and the next call warns.
 
     Args:
         path: The folder to write: missing, empty or, with `replace`, one that this program wrote.
-        kind: What it is, for its marker file: a folder of another kind is not replaced.
-        replace: Whether to replace one of this kind. It must hold nothing that was added to it.
+        kind: Its kind, for its marker file: a folder of another kind is not replaced.
+        replace: Whether to replace a folder of this kind. It must hold no added files.
 
     Yields:
         An empty folder to fill.
 
     Raises:
-        UserError: If there is something else at the place, or it cannot be written to.
+        UserError: If the path holds something else, or cannot be written.
         OSError: If the disk is full or fails.
     """
     path = check_target(path, kind, replace=replace)
@@ -129,23 +128,23 @@ def atomic_folder(path: Path, kind: str, *, replace: bool = False) -> Iterator[P
     _sync_folder(path.parent)
     if old.exists():
         _remove_written(old)
-    with suppress(OSError):  # what somebody put there meanwhile stays
+    with suppress(OSError):  # files that were added meanwhile stay
         temporary.rmdir()
 
 
 def check_target(path: Path, kind: str, *, replace: bool) -> Path:
-    """Check that a folder may be written; call it before the work whose result goes there.
+    """Check that a folder may be written, before the work whose result it will hold.
 
     Args:
         path: The folder.
         kind: Its kind, as for `atomic_folder`.
-        replace: Whether one that this program wrote is replaced.
+        replace: Whether a folder that this program wrote is replaced.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: If something is there that this program did not write, or may not replace.
+        UserError: If it holds files that this program did not write, or may not replace.
     """
     path = path.resolve() if path.name in {"", ".."} else path
     if path.is_symlink():
@@ -171,7 +170,7 @@ def check_target(path: Path, kind: str, *, replace: bool) -> Path:
 
 
 def _check_parent(path: Path) -> None:
-    """Refuse a place that takes no folder, before hours of work."""
+    """Refuse a parent folder that cannot be written, before hours of work."""
     above = next(parent for parent in path.parents if parent.exists())
     if not above.is_dir():
         raise UserError(f"cannot write {path}: {above} is no folder")
@@ -180,13 +179,13 @@ def _check_parent(path: Path) -> None:
 
 
 def _change_places(new: Path, path: Path, old: Path, kind: str, *, replace: bool) -> None:
-    """Give a folder its name; what was there is moved to `old`."""
+    """Rename a folder to its final name; an existing folder is moved to `old`."""
     if replace and path.is_dir() and any(path.iterdir()):
         with suppress(FileNotFoundError):  # another process replaces it at the same moment
             path.rename(old)
             check_written(old, path, kind)
     try:
-        # The system refuses it if `path` is a folder that is not empty.
+        # The system refuses the rename if `path` is a folder that is not empty.
         new.rename(path)
     except OSError as error:
         if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
@@ -195,7 +194,7 @@ def _change_places(new: Path, path: Path, old: Path, kind: str, *, replace: bool
 
 
 def _drop(temporary: Path, old: Path, path: Path) -> None:
-    """Remove the unfinished folder; put back what was to be replaced."""
+    """Remove the unfinished folder; move the folder that was to be replaced back."""
     if old.exists():
         try:
             old.rename(path)
@@ -206,7 +205,7 @@ def _drop(temporary: Path, old: Path, path: Path) -> None:
 
 
 def _remove_written(folder: Path) -> None:
-    """Remove the files that a folder's marker names, and the folders that are empty then."""
+    """Remove the files that a folder's marker names, and the folders that become empty."""
     marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     for name in files_of(folder) & written_files(marker):
         (folder / name).unlink()
@@ -237,9 +236,9 @@ def _describe_part(part: Path) -> str:
 
 
 def _raise_from_disk(error: BaseException | None, path: Path) -> None:
-    """Raise what the system said, with the file it said it of, where libraries hide it.
+    """Raise a disk error that a library has hidden, with the file.
 
-    torch raises another error over it, safetensors and tokenizers put its number into a text.
+    torch raises another error from it; safetensors and tokenizers put its number into a text.
     """
     cause = error
     while cause is not None:
@@ -261,6 +260,6 @@ def _sync(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Put a new name on the disk, where the system can do that."""
+    """Call fsync on a folder, where the system supports it, so that a new name is on the disk."""
     with suppress(OSError):
         _sync(path)

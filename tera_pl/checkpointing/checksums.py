@@ -20,18 +20,18 @@ def digest_entries(content: Mapping[str, Any]) -> dict[str, str]:
         content: Tensors and plain values, nested in mappings and lists.
 
     Returns:
-        A digest for every tensor by its place, for example `state_dict['model.weight']`, and for
-        every key of `content` one over all else below it, for example `loops (values)`.
+        A digest of every tensor by its place, for example `state_dict['model.weight']`, and for
+        every key of `content` one of all other values below it, for example `loops (values)`.
 
     Raises:
-        UserError: If there is anything but tensors and plain values: `weights_only` could not
-            load it.
+        UserError: If it holds other objects than tensors and plain values, which `weights_only`
+            could not load.
     """
     tensors: dict[str, Tensor] = {}
     plain = {}
     for key, value in content.items():
         digest = hashlib.sha256()
-        # With its name: in a file, that of the entry and that of its digest are one text.
+        # The name is hashed too: a damaged file can rename an entry and its digest alike.
         for token in (str(key), *_tokens(value, str(key), tensors)):
             digest.update(f"{len(token)} {token}".encode())
         plain[f"{key} (values)"] = digest.hexdigest()
@@ -39,7 +39,7 @@ def digest_entries(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _tokens(value: Any, place: str, tensors: dict[str, Tensor]) -> Iterator[str]:
-    """Spell out a value without ambiguity, collecting its tensors by their place."""
+    """Serialize a value without ambiguity, collecting its tensors by their place."""
     if isinstance(value, Tensor):
         tensors[place] = value
         yield "tensor"

@@ -1,6 +1,6 @@
-"""Marks of the folders that this program writes to.
+"""Marker files of the folders that this program writes to.
 
-A folder without a marker file is somebody else's: nothing in it is replaced or removed.
+Nothing is replaced or removed in a folder without a marker file.
 """
 
 import importlib.metadata
@@ -20,10 +20,10 @@ def read_marker(folder: Path, kind: str) -> dict[str, Any] | None:
 
     Args:
         folder: Any folder.
-        kind: The kind that is expected.
+        kind: The expected kind.
 
     Returns:
-        Its content, or None if this program did not mark the folder as one of this kind.
+        Its content, or None if this program did not mark the folder as of this kind.
     """
     path = folder / MARKER
     try:
@@ -37,18 +37,18 @@ def read_marker(folder: Path, kind: str) -> dict[str, Any] | None:
 
 
 def claim_folder(folder: Path, kind: str, content: dict[str, Any] | None = None) -> bool:
-    """Mark a folder as one that this program writes to, if nothing else is in it.
+    """Mark an empty folder as one that this program writes to.
 
     Args:
-        folder: The folder; it is made if needed.
+        folder: The folder; created if missing.
         kind: Its kind.
-        content: More for its marker file.
+        content: Further entries of its marker file.
 
     Returns:
         Whether it is new; False if it was marked before.
 
     Raises:
-        UserError: If it holds something and is not marked, or cannot be written to.
+        UserError: If it is neither empty nor marked, or cannot be written to.
     """
     if read_marker(folder, kind) is not None:
         return False
@@ -67,10 +67,10 @@ def claim_folder(folder: Path, kind: str, content: dict[str, Any] | None = None)
 
 
 def mark_new_folder(folder: Path, kind: str) -> None:
-    """Mark a folder that is this process's alone: of two that start in one, the second is refused.
+    """Mark a folder for this process alone; a second process is refused.
 
     Args:
-        folder: The folder; it is made if needed.
+        folder: The folder; created if missing.
         kind: Its kind.
 
     Raises:
@@ -90,10 +90,10 @@ def check_unclaimed(folder: Path, kind: str) -> None:
 
     Args:
         folder: The folder.
-        kind: What it is to hold, for the message.
+        kind: Its future kind, for the message.
 
     Raises:
-        UserError: If it is not.
+        UserError: If it holds something or is the current folder.
     """
     try:
         if folder.resolve() == Path.cwd():
@@ -105,15 +105,15 @@ def check_unclaimed(folder: Path, kind: str) -> None:
 
 
 def write_marker(folder: Path, kind: str, content: dict[str, Any]) -> None:
-    """Write the marker file of a folder; it must not have one.
+    """Write the marker file of a folder that has none.
 
     Args:
         folder: The folder.
         kind: Its kind.
-        content: More to write; `files`, a list, are those that this program may replace.
+        content: Further entries; `files` lists the files that this program may replace.
 
     Raises:
-        FileExistsError: If it has one.
+        FileExistsError: If the folder has a marker file.
     """
     version = importlib.metadata.version("tera-pl")
     text = json.dumps({"program": PROGRAM, "kind": kind, "version": version, **content}, indent=2)
@@ -126,8 +126,8 @@ def check_written(folder: Path, name: Path, kind: str) -> None:
 
     Args:
         folder: The folder.
-        name: What to call it in a message.
-        kind: The kind it must be of.
+        name: Its name in messages.
+        kind: The expected kind.
 
     Raises:
         UserError: If it has no marker file of this kind, or holds a file that is not listed there.
@@ -147,7 +147,7 @@ def check_written(folder: Path, name: Path, kind: str) -> None:
 
 
 def files_of(folder: Path) -> set[str]:
-    """List everything in a folder that is no folder; symbolic links are not followed."""
+    """List the files and symbolic links below a folder; links are not followed."""
     return {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -162,14 +162,14 @@ def written_files(marker: dict[str, Any]) -> set[str]:
 
 
 def refusal(error: OSError, path: Path) -> Exception:
-    """Say why a place cannot be written to.
+    """Make the error for a path that cannot be written.
 
     Args:
-        error: The error of the system.
-        path: What was to be written.
+        error: The system's error.
+        path: The file or folder.
 
     Returns:
-        An OSError if the disk is full or fails, which stops a run; else a UserError.
+        An OSError if the disk is full or fails, which stops a run; otherwise a UserError.
     """
     if error.errno in DISK_ERRORS:
         return OSError(error.errno, os.strerror(error.errno), str(path))

@@ -32,7 +32,7 @@ from tera_pl.models.backbone import (
 )
 from tera_pl.models.hub import check_available, find_commit
 from tera_pl.models.packed_attention import ATTENTION
-from tera_pl.tasks.checks import check_metric, check_vocabulary, try_adapter
+from tera_pl.tasks.checks import check_metric, check_tokenizer, check_vocabulary, try_adapter
 from tera_pl.tasks.evaluation import EvaluationModule
 from tera_pl.tasks.generation import Generation
 from tera_pl.tasks.loss import prepare, supervised_loss
@@ -112,6 +112,7 @@ class CausalLMTask(EvaluationModule):
         check_vocabulary(self.tokenizer, config, self.backbone)
         model = try_adapter(load_meta_model(self.backbone), self.adapter)
         build_optimizer(self.optimizer, model.parameters())
+        check_tokenizer(self.tokenizer, self._datamodule)
         check_positions(
             config,
             self._datamodule,

@@ -7,6 +7,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from tera_pl import contracts
 from tera_pl.adapters.supported import NeedsWeightsError
+from tera_pl.checkpointing.run_spec import describe_tokenizer
 from tera_pl.config.construction import is_own, name_error
 from tera_pl.errors import UserError, is_user_error
 from tera_pl.models.backbone import Backbone, add_adapter
@@ -50,6 +51,32 @@ def check_vocabulary(
         raise UserError(
             f"model.backbone.path: the tokenizer of {backbone.path!r} has "
             f"{len(tokenizer)} tokens, the model only {vocab_size}: use its own tokenizer"
+        )
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, datamodule: object) -> None:
+    """Refuse a datamodule that tokenizes otherwise than the backbone's tokenizer.
+
+    The two are loaded separately, because tasks and datamodules do not import each other and a
+    datamodule sets the padding token of its own.
+
+    Args:
+        tokenizer: The tokenizer of the backbone.
+        datamodule: The trainer's datamodule, after its `setup`.
+
+    Raises:
+        UserError: If the datamodule's tokenizer makes other tokens of a text.
+    """
+    other = contracts.complete(datamodule).tokenizer
+    # Of one folder or Hub id: to describe a large vocabulary takes about a second.
+    if other is None or other.name_or_path == tokenizer.name_or_path:
+        return
+    ours, theirs = describe_tokenizer(tokenizer), describe_tokenizer(other)
+    if ours | {"pad_token": None} != theirs | {"pad_token": None}:
+        raise UserError(
+            f"data: {type(datamodule).__name__} tokenizes with {other.name_or_path!r}, which "
+            f"differs from the tokenizer of model.backbone.path, {tokenizer.name_or_path!r}: use "
+            "the latter"
         )
 
 

@@ -1,4 +1,4 @@
-"""What was best stays best when a run goes on under another name of its folder."""
+"""The best score is kept when a run resumes under another path of its folder."""
 
 from types import SimpleNamespace
 
@@ -50,7 +50,7 @@ def test_a_file_outside_that_is_named_as_if_it_were_inside_is_not_removed(tmp_pa
     assert callback._should_remove_checkpoint(trainer, inside, f"{folder}/new.ckpt")
 
 
-def test_best_that_is_gone_is_told_and_forgotten(tmp_path, state):
+def test_missing_best_checkpoint_is_a_warning_and_dropped(tmp_path, state):
     after = BestCheckpoint(dirpath=tmp_path, monitor="val/loss")
     with pytest.warns(UserWarning, match=r"best\.ckpt, is gone"):
         after.load_state_dict(state)

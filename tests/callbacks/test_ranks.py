@@ -34,9 +34,9 @@ def log(tiny_backbone, tmp_path, monkeypatch):
 def test_a_method_without_an_update_has_rows_that_say_so(log):
     with pytest.warns(
         UserWarning, match="no ranks of .*q_proj and 3 more: .*not supported"
-    ) as told:
+    ) as caught:
         rows = log(peft.LilyConfig(r=2))
-    assert len([one for one in told if "no ranks" in str(one.message)]) == 1
+    assert len([one for one in caught if "no ranks" in str(one.message)]) == 1
     assert [row["rank"] for row in rows] == [""] * 4
     assert all("not supported for Lily" in row["note"] for row in rows)
 

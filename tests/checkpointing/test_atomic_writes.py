@@ -1,4 +1,4 @@
-"""Files and folders are there whole or not at all, after a kill and on a full disk."""
+"""Writes of files and folders are atomic, after a kill and on a full disk."""
 
 import errno
 import os
@@ -118,8 +118,8 @@ def test_kill_between_the_two_renames_loses_nothing(tmp_path, monkeypatch):
     (left,) = tmp_path.iterdir()
     assert (left / "old" / "older").read_text() == "older"
     assert (left / "new" / "newer").read_text() == "newer"
-    told = r"new \(complete\) and old \(what was to be replaced\)"
-    with pytest.warns(UserWarning, match=told):
+    message = r"new \(complete\) and old \(what was to be replaced\)"
+    with pytest.warns(UserWarning, match=message):
         write_folder(path, "third")
     assert names(path) == [".tera_pl", "third"]
     assert left.exists()
@@ -148,8 +148,8 @@ def test_what_this_program_did_not_write_is_refused(tmp_path, monkeypatch):
         Path(".."): "current folder or holds it",
         Path("/"): "current folder or holds it|not empty",
     }
-    for path, told in cases.items():
-        with pytest.raises(UserError, match=told):
+    for path, message in cases.items():
+        with pytest.raises(UserError, match=message):
             write_folder(path, replace=True)
     with pytest.raises(UserError, match="not empty: choose another folder, or --overwrite"):
         write_folder(tmp_path / "ours")
@@ -245,13 +245,13 @@ def test_bytes_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
 
 
 # Sizes at which the error comes up at another place in torch: at the first byte, on closing.
-@pytest.mark.parametrize("numbers", [1, 500, 3_000, 100_000])
-def test_full_disk_keeps_the_older_checkpoint_and_nothing_else(tmp_path, numbers):
+@pytest.mark.parametrize("length", [1, 500, 3_000, 100_000])
+def test_full_disk_keeps_the_older_checkpoint_and_nothing_else(tmp_path, length):
     path = tmp_path / "last.ckpt"
     io = AtomicCheckpointIO()
     io.save_checkpoint({"a": torch.ones(2)}, path)
     with file_limit(64), pytest.raises(RunStoppedError, match=rf"cannot write {path}: File too"):
-        io.save_checkpoint({"a": torch.zeros(numbers)}, path)
+        io.save_checkpoint({"a": torch.zeros(length)}, path)
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
     assert torch.equal(io.load_checkpoint(path)["a"], torch.ones(2))
 
@@ -284,8 +284,8 @@ def test_other_errors_pass_and_leave_nothing(tmp_path):
 def test_checkpoint_that_is_cut_off_is_refused(tmp_path, kept):
     path = tmp_path / "last.ckpt"
     torch.save({"a": torch.arange(1000)}, path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(kept * len(whole))])
+    intact = path.read_bytes()
+    path.write_bytes(intact[: int(kept * len(intact))])
     with pytest.raises(ValueError, match=r"last\.ckpt is cut off or damaged"):
         AtomicCheckpointIO().load_checkpoint(path)
 

@@ -56,7 +56,7 @@ def test_difference_names_key_and_both_values(section, key, value):
     assert repr(SPEC[section][key]) in str(error.value)
 
 
-def test_optimizer_matters_only_when_training_goes_on():
+def test_optimizer_matters_only_when_training_resumes():
     spec = SPEC | {"optimizer": {"class": "SGD", "lr": 9.0}}
     check_checkpoint(checkpoint(), spec, PARAMETERS, resuming=False)
 
@@ -107,7 +107,7 @@ def test_nested_settings_are_compared_in_every_stage(name, resuming):
         )
 
 
-def test_base_may_move_and_is_told_when_it_is_another():
+def test_base_may_move_and_is_named_when_it_differs():
     spec = with_changes(backbone__path="elsewhere")
     assert check_checkpoint(checkpoint(), spec, PARAMETERS, resuming=True) == []
     spec["backbone"]["frozen_weights_sha256"] = "bb"
@@ -128,7 +128,7 @@ def test_what_is_allowed_by_name_may_differ_and_nothing_else():
         check(allow_changed=["data", *names])
 
 
-def test_allowed_name_that_is_no_setting_is_refused_and_the_nearest_told():
+def test_unknown_allowed_name_is_refused_with_the_nearest_one():
     with pytest.raises(ValueError, match=r"'training.max_step' .* like 'training.max_steps'"):
         check_checkpoint(
             checkpoint(), SPEC, PARAMETERS, resuming=True, allow_changed=["training.max_step"]
@@ -136,7 +136,7 @@ def test_allowed_name_that_is_no_setting_is_refused_and_the_nearest_told():
 
 
 def test_allowed_setting_that_is_equal_is_no_error():
-    # A run that went on with other settings and goes on again meets its own checkpoint.
+    # A run that was resumed with other settings resumes again from its own checkpoint.
     allowed = ["training.max_steps", "adapter.seed"]
     arguments = (checkpoint(), SPEC, PARAMETERS)
     assert check_checkpoint(*arguments, resuming=False, allow_changed=allowed) == []

@@ -44,7 +44,7 @@ def full_at_save(monkeypatch):
 
 # Every validation saves best.ckpt, if it is best, and then last.ckpt.
 @pytest.mark.parametrize("number", [3, 4])
-def test_run_stops_and_goes_on_to_the_same_bits(
+def test_run_stops_and_resumes_to_the_same_bits(
     number, full_at_save, tiny_config, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.chdir(tmp_path)
@@ -58,19 +58,19 @@ def test_run_stops_and_goes_on_to_the_same_bits(
     assert code == 1
     text = capfd.readouterr().err
     assert "Traceback" not in text
-    (told,) = [line for line in text.splitlines() if line.startswith("stopped: ")]
+    (message,) = [line for line in text.splitlines() if line.startswith("stopped: ")]
     folder = tmp_path / "runs" / "run" / "version_1" / "checkpoints"
     assert {path.name for path in folder.iterdir()} == {"best.ckpt", "last.ckpt"}
     last = "runs/run/version_1/checkpoints/last.ckpt"
     command = f"fit --config runs/run/version_1/config.yaml --ckpt_path {last}"
-    assert told.endswith(f": File too large; to resume: python -m tera_pl {command}")
+    assert message.endswith(f": File too large; to resume: python -m tera_pl {command}")
     assert torch.load(last, weights_only=True)["global_step"] == 2
     assert main(command.split()) == 0
-    whole, resumed = (
+    uninterrupted, resumed = (
         torch.load(f"runs/run/version_{k}/checkpoints/last.ckpt", weights_only=True) for k in (0, 1)
     )
-    assert whole["state_dict"].keys() == resumed["state_dict"].keys()
-    for name, value in whole["state_dict"].items():
+    assert uninterrupted["state_dict"].keys() == resumed["state_dict"].keys()
+    for name, value in uninterrupted["state_dict"].items():
         assert torch.equal(resumed["state_dict"][name], value)
 
 

@@ -52,42 +52,42 @@ def outcome(load, *arguments, errors=UserError):
 def test_damaged_bytes_of_a_checkpoint_are_refused_or_change_nothing(run, tmp_path):
     path = tmp_path / "damaged.ckpt"
     content = (run / "checkpoints" / "last.ckpt").read_bytes()
-    whole = IO.load_checkpoint(run / "checkpoints" / "last.ckpt")
+    intact = IO.load_checkpoint(run / "checkpoints" / "last.ckpt")
     refused = 0
     for what, damaged in damaged_bytes(content, seed=0, every=len(content) // (120 * SOAK)):
         path.write_bytes(damaged)
-        found, told = outcome(IO.load_checkpoint, path)
-        refused += told is not None
-        assert same(found, whole) if told is None else str(path) in told, what
-        assert told is None or "weights_only" not in told, what
+        found, message = outcome(IO.load_checkpoint, path)
+        refused += message is not None
+        assert same(found, intact) if message is None else str(path) in message, what
+        assert message is None or "weights_only" not in message, what
     assert refused > 60
 
 
 def test_changed_entries_of_a_checkpoint_are_refused(run, tmp_path):
     """As a file that was edited: the digests are those of the content before."""
     path = tmp_path / "damaged.ckpt"
-    whole = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    for what, damaged in damaged_content(whole, seed=1, count=60 * SOAK):
+    intact = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    for what, damaged in damaged_content(intact, seed=1, count=60 * SOAK):
         torch.save(damaged, path)
-        found, told = outcome(IO.load_checkpoint, path)
-        unchanged = told is None and same(found, {k: whole[k] for k in found})
-        assert told or (unchanged and found.keys() == whole.keys() - {DIGESTS}), what
+        found, message = outcome(IO.load_checkpoint, path)
+        unchanged = message is None and same(found, {k: intact[k] for k in found})
+        assert message or (unchanged and found.keys() == intact.keys() - {DIGESTS}), what
 
 
 def test_changed_entries_with_new_digests_are_refused_or_load(run, tasks):
     """As a file that was made on purpose: whatever is in it, the error is one for the user."""
-    whole = IO.load_checkpoint(run / "checkpoints" / "last.ckpt")
+    intact = IO.load_checkpoint(run / "checkpoints" / "last.ckpt")
     (task,) = tasks
     refused = 0
-    for what, damaged in damaged_content(whole, seed=3, count=120 * SOAK):
+    for what, damaged in damaged_content(intact, seed=3, count=120 * SOAK):
         try:
-            _, told = outcome(_resume, task, damaged)
+            _, message = outcome(_resume, task, damaged)
         except Exception as error:
             raise AssertionError(f"{what}: {error!r}") from error
-        refused += told is not None
-        assert "\n" not in (told or ""), what
+        refused += message is not None
+        assert "\n" not in (message or ""), what
     assert refused > 60
-    _resume(task, whole)
+    _resume(task, intact)
 
 
 def _state(content):
@@ -147,9 +147,9 @@ def test_damaged_and_foreign_files_are_one_line_and_exit_2(run, tmp_path, capfd,
     IO.save_checkpoint(content, path)
     assert main(arguments) == 2
     error = capfd.readouterr().err
-    told = [line for line in error.splitlines() if line.startswith("error: ")]
-    assert "has no checksums" in told[0]
-    assert "NaN or infinite" in told[1]
+    messages = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert "has no checksums" in messages[0]
+    assert "NaN or infinite" in messages[1]
     assert "Traceback" not in error
 
 
@@ -176,15 +176,15 @@ def test_damaged_adapter_is_refused_or_changes_nothing(run, tiny_backbone, tmp_p
     base = AutoModelForCausalLM.from_pretrained(tiny_backbone, dtype=torch.float32)
     path = folder / "adapter_model.safetensors"
     content = path.read_bytes()
-    whole = _load_adapter(base, folder)
+    intact = _load_adapter(base, folder)
     refused = 0
     for what, damaged in damaged_bytes(content, seed=2, every=len(content) // (40 * SOAK)):
         path.write_bytes(damaged)
         # What plain peft reads a file with raises errors of its own.
         errors = (UserError, SafetensorError, KeyError, ValueError)
-        found, told = outcome(_load_adapter, base, folder, errors=errors)
-        refused += told is not None
-        assert told is not None or same(found, whole), what
+        found, message = outcome(_load_adapter, base, folder, errors=errors)
+        refused += message is not None
+        assert message is not None or same(found, intact), what
     assert refused > 20
 
 

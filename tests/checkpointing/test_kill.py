@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments and go on end with the same bits.
+"""Runs that are killed at random moments and resumed end with the same bits.
 
 `make test` kills TeRA three times; with TERA_PL_SOAK=1 (`make soak`) it is killed twenty times and
 every other method three times.
@@ -74,7 +74,7 @@ def write_config(tiny_backbone, tiny_commonsense):
 
 
 @pytest.fixture(scope="module")
-def whole(write_config, tmp_path_factory):
+def uninterrupted(write_config, tmp_path_factory):
     """An uninterrupted run of each method, made once: its folder and its seconds."""
     made = {}
 
@@ -132,8 +132,8 @@ def assert_same(first, second):
 
 
 @pytest.mark.parametrize(("name", "kill"), CASES)
-def test_killed_run_goes_on_to_the_same_bits(name, kill, whole, write_config, tmp_path):
-    folder, seconds = whole(name)
+def test_killed_run_resumes_to_the_same_bits(name, kill, uninterrupted, write_config, tmp_path):
+    folder, seconds = uninterrupted(name)
     write_config(name, tmp_path)
     process = start(tmp_path, "fit", "--config", "config.yaml")
     # From somewhere in loading to the end; seeded by the case, apart from the machine's speed.
@@ -153,8 +153,8 @@ def test_killed_run_goes_on_to_the_same_bits(name, kill, whole, write_config, tm
     assert_same(outcome(tmp_path, version), outcome(folder, "version_0"))
 
 
-def test_run_killed_at_its_end_goes_on_to_the_same_bits(whole, tmp_path):
-    folder, _ = whole("tera")
+def test_run_killed_at_its_end_resumes_to_the_same_bits(uninterrupted, tmp_path):
+    folder, _ = uninterrupted("tera")
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     last = "runs/run/version_0/checkpoints/last.ckpt"
     finish(tmp_path, "fit", "--config", "config.yaml", "--ckpt_path", last)
@@ -162,8 +162,8 @@ def test_run_killed_at_its_end_goes_on_to_the_same_bits(whole, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_signal_saves_and_tells_how_to_go_on(number, whole, write_config, tmp_path):
-    folder, _ = whole("tera")
+def test_signal_saves_and_prints_the_resume_command(number, uninterrupted, write_config, tmp_path):
+    folder, _ = uninterrupted("tera")
     write_config("tera", tmp_path)
     process = start(tmp_path, "fit", "--config", "config.yaml")
     last = tmp_path / "runs" / "run" / "version_0" / "checkpoints" / "last.ckpt"
@@ -172,9 +172,9 @@ def test_signal_saves_and_tells_how_to_go_on(number, whole, write_config, tmp_pa
     os.kill(process.pid, number)
     process.join()
     assert process.exitcode == 1
-    (told,) = re.findall(r"^stopped: .*", (tmp_path / "output.log").read_text(), re.MULTILINE)
-    assert told.startswith(f"stopped: {number.name} after step ")
-    command = told.partition("python -m tera_pl ")[2].split()
+    (message,) = re.findall(r"^stopped: .*", (tmp_path / "output.log").read_text(), re.MULTILINE)
+    assert message.startswith(f"stopped: {number.name} after step ")
+    command = message.partition("python -m tera_pl ")[2].split()
     assert command[0] == "fit"
     finish(tmp_path, *command)
     assert_same(outcome(tmp_path, "version_0"), outcome(folder, "version_0"))

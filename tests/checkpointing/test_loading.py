@@ -33,12 +33,12 @@ def finished(write_tiny_config, tmp_path_factory):
 
 @pytest.fixture
 def again(finished, tmp_path, monkeypatch):
-    """Run a verb from a checkpoint of a copy of the run."""
+    """Run a command from a checkpoint of a copy of the run."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
 
-    def run(verb, *changes):
-        arguments = [verb, "--config", "config.yaml", *changes]
+    def run(command, *changes):
+        arguments = [command, "--config", "config.yaml", *changes]
         return main([*arguments, "--ckpt_path", "runs/run/version_0/checkpoints/last.ckpt"])
 
     return run
@@ -75,12 +75,14 @@ def test_seed_of_the_run_is_not_that_of_the_adapter(finished, tmp_path, monkeypa
     assert not torch.equal(first["state_dict"][name], second["state_dict"][name])
 
 
-@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
-def test_another_template_is_refused_in_every_verb(verb, again, capfd):
-    assert again(verb, "--data.init_args.encoding.template", TEMPLATE) == 2
-    (told,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert "data.encoding.template is 'Below is an instruction" in told
-    assert f"and {TEMPLATE!r} in this run" in told
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_another_template_is_refused_by_every_command(command, again, capfd):
+    assert again(command, "--data.init_args.encoding.template", TEMPLATE) == 2
+    (message,) = [
+        line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")
+    ]
+    assert "data.encoding.template is 'Below is an instruction" in message
+    assert f"and {TEMPLATE!r} in this run" in message
 
 
 def test_another_template_is_let_in_by_name_and_written_down(again, tmp_path):
@@ -98,9 +100,9 @@ def test_another_tokenizer_is_refused(again, tiny_backbone, tmp_path, capfd):
     text = (base / "tokenizer.json").read_text()
     (base / "tokenizer.json").write_text(text.replace('"sky"', '"sea"'))
     assert again("test", "--model.init_args.backbone.path", str(base)) == 2
-    told = capfd.readouterr().err.splitlines()[-1]
-    assert "tokenizer.sha256 is" in told
-    assert "frozen_weights_sha256" not in told
+    message = capfd.readouterr().err.splitlines()[-1]
+    assert "tokenizer.sha256 is" in message
+    assert "frozen_weights_sha256" not in message
 
 
 @pytest.mark.parametrize(
@@ -144,8 +146,8 @@ def test_changed_training_file_is_refused_by_its_name_when_training_resumes(agai
     assert again("fit", option) == 2
     (error,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert "training.files.openbookqa/train.json is" in error
-    for verb in ("validate", "test", "predict"):
-        assert again(verb, option) == 0
+    for command in ("validate", "test", "predict"):
+        assert again(command, option) == 0
     assert again("fit", option, f'{ALLOW}=["training.files.openbookqa/train.json"]') == 0
 
 

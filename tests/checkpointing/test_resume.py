@@ -1,4 +1,4 @@
-"""A run that goes on logs as its configuration says, into the directory of its run."""
+"""A resumed run logs as configured, into its run directory."""
 
 import yaml
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -26,8 +26,8 @@ def loggers_of(logger, tiny_config, tmp_path, monkeypatch, capsys, *arguments):
     config["trainer"]["logger"] = logger
     tiny_config.write_text(yaml.safe_dump(config))
     args = ["fit", "--config", str(tiny_config), "--ckpt_path", str(checkpoint), *arguments]
-    code, told, cli = attempt(args, capsys)
-    assert (code, told) == (0, [])
+    code, errors, cli = attempt(args, capsys)
+    assert (code, errors) == (0, [])
     return run, cli
 
 

@@ -31,8 +31,8 @@ def test_every_position_can_be_used_and_no_more(config):
     check(Data(example=(100, ""), prompt=(90, "")), config=config)
     with pytest.raises(UserError, match=r"train\.json:3 \(train\): 101 tokens .*max_length to 100"):
         check(Data(example=(101, "train.json:3")), config=config)
-    told = r"test\.json:7 \(val\): a prompt of 91 tokens .*max_eval_prompt_length to 90 or less"
-    with pytest.raises(UserError, match=told):
+    message = r"test\.json:7 \(val\): a prompt of 91 tokens .*max_eval_prompt_length to 90 or less"
+    with pytest.raises(UserError, match=message):
         check(Data(prompt=(91, "test.json:7")), config=config)
 
 
