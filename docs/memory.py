@@ -38,7 +38,7 @@ def main(folders: dict[str, str]) -> None:
 
 
 def is_on(path: Path) -> bool:
-    """Tell whether a configuration turns gradient checkpointing on."""
+    """Check whether a configuration turns gradient checkpointing on."""
     given = yaml.safe_load(path.read_text())["model"]["init_args"]
     return bool(given.get("backbone", {}).get("gradient_checkpointing", False))
 
