@@ -1,7 +1,7 @@
 """Parameter-efficient methods that PEFT lacks, as PEFT methods.
 
-Importing this package registers them: plain `peft.get_peft_model` and
-`peft.PeftModel.from_pretrained` then know them.
+Importing this package registers them with PEFT: `peft.get_peft_model` and
+`peft.PeftModel.from_pretrained` then support them.
 """
 
 from tera_pl.adapters.loretta import LorettaConfig, LorettaModel

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from peft import PeftConfig
-from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, load_peft_weights
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME, PeftType, load_peft_weights
 from torch import Tensor
 
+from tera_pl.adapters.fields import check_fields
 from tera_pl.errors import UserError
 from tera_pl.tensor.checksums import digest_all
 
 
 @dataclass
 class AdapterConfig(PeftConfig):
-    """A configuration that identifies the weights that were saved with it.
+    """Fields and checks that all methods share; identifies the weights that were saved with it.
+
+    A subclass sets `method` and adds its own fields; where it overrides `__post_init__`, it calls
+    this one first, which checks the type of every field, `Literal` choices included.
 
     Args:
         weights_sha256: Hash of the tensors in the adapter's file. Set when the adapter is saved,
@@ -25,13 +29,34 @@ class AdapterConfig(PeftConfig):
         settings_sha256: Hash of the settings that change what these tensors compute. Set and
             verified in the same way; settings that are changed in Python after reading the file
             are not compared.
+        target_modules: Names of the modules to adapt, a pattern that matches full names, or
+            `all-linear`; query and value projections if not given.
+        exclude_modules: Names, or a pattern, of modules that are not adapted.
+        modules_to_save: Modules that are fully trained and saved with the adapter.
+        layers_to_transform: Indices of the layers to adapt; all if not given.
+        layers_pattern: Name of the list of layers, if PEFT does not know it.
+        dropout: Probability of zeroing an entry of the input of the weight update.
+        init_weights: False draws parameters at random that would start at zero, so that a new
+            adapter has an effect; for tests.
+
+    Raises:
+        UserError: If the value of a field is invalid.
     """
 
+    # Name in PEFT's enumeration of methods.
+    method: ClassVar[str]
     # Settings that change what an adapter computes and that no other check on loading depends on.
     BOUND: ClassVar[tuple[str, ...]] = ()
 
     weights_sha256: str | None = None
     settings_sha256: str | None = None
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    dropout: float = 0.0
+    init_weights: bool = True
 
     def __post_init__(self) -> None:
         try:
@@ -41,30 +66,32 @@ class AdapterConfig(PeftConfig):
         # Only a configuration from a file names its method: weights are about to be loaded for it.
         self.is_from_file = self.peft_type is not None
         self.bound_as_read = self._bound_settings()
+        self.peft_type = PeftType[self.method]
+        check_fields(self)
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        """Save beside the weights, which PEFT has written before, with their hash.
+        """Save with the hash of the weights, which PEFT has already written to the same folder.
 
         Args:
             save_directory: Folder of the adapter.
-            **kwargs: As PEFT gives them.
+            **kwargs: Arguments of PEFT.
         """
         names = (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)
         if any((Path(save_directory) / name).is_file() for name in names):
             self.weights_sha256 = digest_all(load_peft_weights(str(save_directory), device="cpu"))
             self.settings_sha256 = _digest_text(self._bound_settings())
-        # From here on its weights change in memory.
+        # From here on the weights change in memory.
         self.is_from_file = False
         super().save_pretrained(save_directory, **kwargs)
 
     def verify_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Compare tensors that are about to be loaded, and settings, with their saved hashes.
+        """Verify tensors that are about to be loaded, and settings, by their saved hashes.
 
         Args:
-            state: Tensors by name, as they are in the adapter's file.
+            state: Tensors by their names in the adapter's file.
 
         Raises:
-            UserError: If this configuration is from a file and they differ, or a hash is missing.
+            UserError: If this configuration is from a file and a hash differs or is missing.
         """
         if not self.is_from_file:
             return
@@ -78,11 +105,11 @@ class AdapterConfig(PeftConfig):
                 "saved with this adapter_config.json; restore both from the run"
             )
         self._verify_settings()
-        # What is loaded into this adapter later has not been read from that file.
+        # What is loaded into this adapter later does not come from that file.
         self.is_from_file = False
 
     def _bound_settings(self) -> str:
-        """Write the settings that `settings_sha256` is over, as they are in adapter_config.json."""
+        """Serialize the settings that `settings_sha256` covers, as in adapter_config.json."""
         return json.dumps({name: getattr(self, name) for name in self.BOUND}, default=str)
 
     def _verify_settings(self) -> None:
@@ -93,7 +120,7 @@ class AdapterConfig(PeftConfig):
             raise UserError(
                 f"settings_sha256: adapter_config.json says {self.settings_sha256}, but "
                 f"{self.bound_as_read} has {found}: a setting that changes what the adapter "
-                "computes was edited after it was saved: restore it, or, if it is meant, accept "
+                "computes was edited after it was saved: restore it, or, if intended, accept "
                 f'it by writing "settings_sha256": "{found}" into adapter_config.json'
             )
 
@@ -103,19 +130,19 @@ def _digest_text(text: str) -> str:
 
 
 def missing_hash(name: str, what: str, found: str | None) -> UserError:
-    """Make the error for an adapter that nothing identifies.
+    """Create the error for an adapter without a hash.
 
     Args:
-        name: The field of adapter_config.json that is null or absent.
+        name: The field of adapter_config.json that is null or missing.
         what: Whose hash was found, with the verb.
-        found: The hash, or none where tensors are on the meta device.
+        found: The hash, or null where tensors are on the meta device.
 
     Returns:
-        The error; its message says how to accept the adapter deliberately.
+        The error; its message explains how to accept the adapter deliberately.
     """
     accept = f'"{name}": "{found}"' if found else f'"{name}"'
     return UserError(
-        f"{name}: adapter_config.json has none, so that nothing shows that this adapter is as it "
-        f"was trained; {what} {found or 'no values here'}: load the adapter as it was saved, or, "
-        f"if you are sure of it, accept it by writing {accept} into adapter_config.json"
+        f"{name}: adapter_config.json lacks it, so nothing shows that this adapter is as it was "
+        f"trained; {what} {found or 'no values on this device'}: load the adapter as it was saved, "
+        f"or, if you are sure of it, accept it by writing {accept} into adapter_config.json"
     )

@@ -1,27 +1,28 @@
-"""Checks of the fields that the configurations of all methods have in common."""
+"""Checks of the fields of adapter configurations."""
 
 import dataclasses
-import typing
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from huggingface_hub.dataclasses import type_validator
 from huggingface_hub.errors import StrictDataclassFieldValidationError
-from peft import PeftConfig
 
 from tera_pl.errors import UserError
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+if TYPE_CHECKING:
+    from tera_pl.adapters.config import AdapterConfig
+
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
-def check_common_fields(config: PeftConfig) -> None:
-    """Turn lists of modules into sets, as PEFT expects, and refuse impossible settings.
+def check_fields(config: "AdapterConfig") -> None:
+    """Check the type of every field and the values of the shared ones.
 
     Args:
-        config: A configuration with `target_modules`, `exclude_modules`, `layers_to_transform`,
-            `layers_pattern` and `dropout`; changed in place.
+        config: A configuration; lists of modules become sets, as PEFT expects.
 
     Raises:
-        UserError: If a value is of another type than its field or no module is named, the
-            settings contradict each other, or a probability is none.
+        UserError: If a value has the wrong type or is not one of the choices, no module is named,
+            settings contradict each other, or `dropout` is not in `[0, 1)`.
     """
     _check_types(config)
     for name in ("target_modules", "exclude_modules"):
@@ -35,21 +36,21 @@ def check_common_fields(config: PeftConfig) -> None:
             "layers_to_transform needs a list of target_modules: a pattern names its layers itself"
         )
     if pattern and layers is None:
-        raise UserError("layers_pattern is of use only with layers_to_transform: set both")
+        raise UserError("layers_pattern has an effect only with layers_to_transform: set both")
     dropout = config.dropout
     if not 0 <= dropout < 1:
         raise UserError(f"dropout is {dropout}: expected at least 0 and less than 1")
 
 
-def check_positive(config: PeftConfig, *names: str) -> None:
-    """Refuse fields that are no positive whole numbers.
+def check_positive(config: "AdapterConfig", *names: str) -> None:
+    """Check that fields are positive integers.
 
     Args:
         config: A configuration.
         *names: Names of its fields.
 
     Raises:
-        UserError: If one is not a whole number, or less than one.
+        UserError: If a value is not an integer, or less than one.
     """
     for name in names:
         value = getattr(config, name)
@@ -57,29 +58,38 @@ def check_positive(config: PeftConfig, *names: str) -> None:
             raise UserError(f"{name} is {value!r}: expected a whole number of at least 1")
 
 
-def _check_types(config: PeftConfig) -> None:
-    """Refuse values of other types, which a damaged adapter_config.json can hold."""
+def _check_types(config: "AdapterConfig") -> None:
+    """Refuse values of other types, which a damaged adapter_config.json may contain."""
     own = {
         name
         for cls in type(config).__mro__
         if cls.__module__.startswith("tera_pl.")
         for name in vars(cls).get("__annotations__", {})
     }
-    hints = typing.get_type_hints(type(config))
-    # PEFT takes names of modules in any collection, and checks them; each class its own
-    # choices and what is in mappings.
+    hints = get_type_hints(type(config))
+    # PEFT accepts any collection of module names and checks it.
+    own -= {"target_modules", "exclude_modules"}
     for field in dataclasses.fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
-        choice = isinstance(value, str) and "Literal" in str(hint)
-        if field.name not in own or choice or field.name in {"target_modules", "exclude_modules"}:
-            continue
-        hint = dict if typing.get_origin(hint) is dict else hint
-        value = list(value) if isinstance(value, tuple) else value
-        value = float(value) if hint is float and type(value) is int else value
-        try:
-            type_validator(field.name, value, hint)
-        except (TypeError, StrictDataclassFieldValidationError) as error:
-            kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)] or [hint]
-            expected = _WORDS.get(kinds[0]) if len(kinds) == 1 else None
-            reason = f"expected {expected}" if expected else " ".join(str(error).split())
-            raise UserError(f"{field.name} is {value!r}: {reason}") from error
+        if field.name in own:
+            _check_type(field.name, getattr(config, field.name), hints[field.name])
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        if value not in choices:
+            listed = (" or " if len(choices) == 2 else ", ").join(choices)
+            raise UserError(f"{name} is {value!r}: expected {listed}")
+        return
+    if isinstance(value, str) and "Literal" in str(hint):
+        return  # a choice beside other types: its class checks it
+    hint = dict if get_origin(hint) is dict else hint  # its class checks what is in it
+    value = list(value) if isinstance(value, tuple) else value
+    value = float(value) if hint is float and type(value) is int else value
+    try:
+        type_validator(name, value, hint)
+    except (TypeError, StrictDataclassFieldValidationError) as error:
+        kinds = [kind for kind in get_args(hint) if kind is not type(None)] or [hint]
+        expected = _TYPE_NAMES.get(kinds[0]) if len(kinds) == 1 else None
+        reason = f"expected {expected}" if expected else " ".join(str(error).split())
+        raise UserError(f"{name} is {value!r}: {reason}") from error

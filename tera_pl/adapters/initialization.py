@@ -1,7 +1,7 @@
-"""Initializations that move the base weight: PiSSA, OLoRA and their kind.
+"""Initializations that change the base weight, such as PiSSA and OLoRA.
 
-They take out of the frozen weight what the adapter begins with, so that both together are the
-pretrained weight. What training has changed is then the adapter less its beginning.
+They subtract the initial adapter from the frozen weight, so that both together are the pretrained
+weight. The weight update is then the trained adapter less the initial one.
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ VALUES = 64
 
 
 def sample_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Copy a few values of every weight, to find out which ones an adapter moves.
+    """Copy a few values of every weight, to find out which weights an adapter changes.
 
     Args:
-        model: A model without adapters; the meta device will do, and nothing is copied there.
+        model: A model without adapters; on the meta device nothing is copied.
 
     Returns:
-        Up to `VALUES` evenly spaced values by the name of a parameter.
+        Up to `VALUES` evenly spaced values by parameter name.
     """
     return {
         name: _sample(parameter)
@@ -30,11 +30,11 @@ def sample_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def remember_initialization(model: nn.Module, before: Mapping[str, Tensor]) -> None:
-    """Keep the initial adapter of every layer whose base weight it has moved.
+    """Store the initial adapter of every layer whose base weight it has changed.
 
     Args:
-        model: The adapted model, before its first step; the layers are given an attribute.
-        before: What `sample_weights` found before the adapter was injected.
+        model: The adapted model before its first step; the layers get an attribute.
+        before: Result of `sample_weights` before the adapter was injected.
     """
     for name, layer in model.named_modules():
         if not isinstance(layer, BaseTunerLayer):
@@ -50,13 +50,13 @@ def remember_initialization(model: nn.Module, before: Mapping[str, Tensor]) -> N
 
 
 def initial_parameters(layer: nn.Module) -> dict[str, Tensor] | None:
-    """Give what `remember_initialization` kept.
+    """Return what `remember_initialization` stored.
 
     Args:
         layer: An adapted layer.
 
     Returns:
-        Tensors by the name of a parameter of the layer; null where the base weight was not moved.
+        Tensors by parameter name; null if the base weight was not changed.
     """
     return layer.__dict__.get("initial_parameters")
 

@@ -1,30 +1,51 @@
-"""The common part of all layers that add an update to a frozen linear layer."""
+"""The common part of all layers that add a weight update to a frozen linear layer."""
 
 import warnings
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from tera_pl.adapters.peft_private import get_in_out_features
 from tera_pl.errors import UserError
 from tera_pl.tensor import full_float32
 
 
-class AdapterLayer(nn.Module, BaseTunerLayer):
-    """A frozen linear layer with updates, one per adapter.
-
-    A subclass has `adapter_layer_names`, the first of which names a container with an entry for
-    every adapter, a method that adds an adapter, `get_delta_weight` and `_update`.
+@dataclass(frozen=True)
+class CachedDeltaWeight:
+    """A matrix that stays valid until a parameter changes.
 
     Args:
-        base_layer: A `Linear`, a quantized linear layer that PEFT knows, or a `Conv1D` of
-            transformers, whose weight is transposed.
-        **kwargs: What PEFT hands over for quantized layers.
+        adapter_name: The adapter it belongs to.
+        matrix: The delta weight, `(out_features, in_features)`, or its sum with the base weight.
+        includes_base: Whether it is that sum.
     """
+
+    adapter_name: str
+    matrix: Tensor
+    includes_base: bool
+
+
+class AdapterLayer(nn.Module, BaseTunerLayer):
+    """A frozen linear layer with weight updates, one per adapter.
+
+    A subclass names in `adapter_layer_names` the containers of its trainable parameters, with an
+    entry for every adapter, and implements `create_parameters`, `get_delta_weight` and
+    `apply_delta_weight`. All other methods are optional.
+
+    Args:
+        base_layer: A `Linear`, a quantized linear layer that PEFT supports, or a `Conv1D` of
+            transformers, whose weight is transposed.
+        **kwargs: Arguments of PEFT for quantized layers.
+    """
+
+    other_param_names: tuple[str, ...] = ("configs", "dropouts")
 
     if TYPE_CHECKING:  # attributes come from PEFT's mixin, whose types are not checked
 
@@ -37,47 +58,118 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             self.get_base_layer(),
             get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass"),
         )
-        self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
+        self.in_features, self.out_features = get_in_out_features(self.get_base_layer())
+        self.configs: dict[str, Any] = {}
+        self.dropouts = nn.ModuleDict()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._weight_before_merge: Tensor | None = None
+        self._cached: CachedDeltaWeight | None = None
+
+    def update_layer(
+        self, adapter_name: str, config: Any, *, inference_mode: bool = False, **shared: Any
+    ) -> None:
+        """Add an adapter.
+
+        Args:
+            adapter_name: Its name.
+            config: Its configuration.
+            inference_mode: Whether it stays frozen.
+            **shared: What the layer shares with others, for `create_parameters`.
+        """
+        self.create_parameters(adapter_name, config, **shared)
+        self.configs[adapter_name] = config
+        dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.dropouts[adapter_name] = dropout
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def create_parameters(self, adapter_name: str, config: Any, **shared: Any) -> None:
+        """Create the parameters of an adapter, in any dtype on any device.
+
+        Args:
+            adapter_name: Its name.
+            config: Its configuration.
+            **shared: What the layer shares with others.
+
+        Raises:
+            ValueError: If the configuration does not fit the layer.
+        """
+        raise NotImplementedError
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """Give the update of an adapter, of shape `(out_features, in_features)`.
+        """Compute the weight update of an adapter.
 
         Args:
             adapter_name: Its name.
 
         Returns:
-            The update in float32, or float64 for parameters of that type; also for a `Conv1D`,
-            whose own weight is the transpose.
+            `DeltaW` of shape `(out_features, in_features)`, also for a `Conv1D`, whose own weight
+            is the transpose; in float32, or float64 for parameters of that dtype.
         """
         raise NotImplementedError
 
-    def _update(self, adapter_name: str, x: Tensor) -> Tensor:
-        """Apply the update of an adapter, `(..., in_features) -> (..., out_features)`."""
+    def apply_delta_weight(self, adapter_name: str, x: Tensor) -> Tensor:
+        """Multiply an input by the weight update of an adapter.
+
+        Args:
+            adapter_name: Its name.
+            x: The input after dropout, `(..., in_features)`, in any floating dtype.
+
+        Returns:
+            `x DeltaW^T` of shape `(..., out_features)`, in any floating dtype.
+        """
         raise NotImplementedError
 
-    def _mixing_group(self, adapter_name: str) -> Hashable:
-        """What adapters have in common whose updates `_update_examples` can apply together."""
+    def apply_fused(self, adapter_name: str, x: Tensor) -> Tensor | None:
+        """Apply the base layer and a weight update together, where that is cheaper.
+
+        Args:
+            adapter_name: Name of the only active adapter.
+            x: The input, `(..., in_features)`.
+
+        Returns:
+            The output of the layer, `(..., out_features)`, or null to apply both separately.
+        """
+        return None
+
+    def apply_to_examples(self, adapter_names: Sequence[str], x: Tensor) -> Tensor:
+        """Multiply every example by the weight update of its adapter, all of one mixing group.
+
+        Args:
+            adapter_names: One name per example.
+            x: The input, `(B, ..., in_features)`.
+
+        Returns:
+            Tensor of shape `(B, ..., out_features)`.
+        """
+        name = adapter_names[0]
+        return self.apply_delta_weight(name, self.dropouts[name](x))
+
+    def mixing_group(self, adapter_name: str) -> Hashable:
+        """Return what adapters have in common that `apply_to_examples` can apply together.
+
+        Args:
+            adapter_name: Name of an adapter.
+
+        Returns:
+            A key; by default every adapter is a group of its own.
+        """
         return adapter_name
 
-    def _update_examples(self, adapter_names: Sequence[str], x: Tensor) -> Tensor:
-        """Apply to every example, `(B, ..., in_features)`, an adapter of one and the same group."""
-        return self._update(adapter_names[0], x)
-
     def cache_delta_weight(self) -> None:
-        """Prepare for many calls in which no parameter changes; by default there is nothing to."""
+        """Cache the active delta weight for many calls without training; by default do nothing."""
 
     def clear_cached_delta_weight(self) -> None:
-        """Forget what `cache_delta_weight` built."""
+        """Drop what `cache_delta_weight` cached."""
+        self._cached = None
 
     @full_float32()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add updates to the base weight, in float32 with one rounding each.
+        """Merge adapters into the base weight, in float32 with one rounding each.
 
-        The weight as it was is kept until `unmerge`, which restores it to the bit, at the cost of
-        a second copy of the weight. Of a quantized weight the dequantized one is kept, and
+        The weight before merging is kept until `unmerge`, which restores it to the bit, at the cost
+        of a second copy of the weight. Of a quantized weight the dequantized one is kept, and
         quantized again.
 
         Args:
@@ -87,10 +179,9 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         Raises:
             UserError: If `safe_merge` finds NaN or infinite values.
         """
-        for name in self._known(check_adapters_to_merge(self, adapter_names)):
+        for name in self.own_adapters(check_adapters_to_merge(self, adapter_names)):
             weight = self.get_base_weight()
-            delta = self._oriented(self.get_delta_weight(name).detach())
-            merged = (weight.to(delta.dtype) + delta).to(weight.dtype)
+            merged = self._merged_weight(name, weight)
             if safe_merge and not torch.isfinite(merged).all():
                 raise UserError(
                     f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
@@ -111,20 +202,27 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self._weight_before_merge = None
         self.merged_adapters.clear()
 
+    def _merged_weight(self, adapter_name: str, weight: Tensor) -> Tensor:
+        """Add a weight update to a weight of the base layer, with one rounding."""
+        delta = self.get_delta_weight(adapter_name).detach()
+        delta = delta.T if isinstance(self.get_base_layer(), Conv1D) else delta
+        wide = torch.promote_types(weight.dtype, delta.dtype)
+        return (weight.to(wide) + delta.to(wide)).to(weight.dtype)
+
     def forward(
         self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
     ) -> Tensor:
-        """Apply the layer and its active updates, `(..., in_features) -> (..., out_features)`.
+        """Apply the layer with its active weight updates.
 
         Args:
-            x: The input.
-            *args: For the layer.
-            adapter_names: Instead of the active adapters one for every example, `__base__` for
-                none; an adapter that this layer does not have is none.
-            **kwargs: For the layer.
+            x: The input, `(..., in_features)`.
+            *args: For the base layer.
+            adapter_names: Instead of the active adapters one per example; `__base__`, or an adapter
+                that this layer does not have, adds nothing.
+            **kwargs: For the base layer.
 
         Returns:
-            The output.
+            The output, `(..., out_features)`.
 
         Raises:
             ValueError: If there is not one name for every example, or adapters are merged.
@@ -136,11 +234,68 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
         if adapter_names is not None:
-            return self._mixed(x, adapter_names, *args, **kwargs)
-        return self._adapted(x, self._known(self.active_adapters), *args, **kwargs)
+            return self._forward_mixed(x, adapter_names, *args, **kwargs)
+        names = self.own_adapters(self.active_adapters)
+        cached = self._cached
+        if cached is not None and names == [cached.adapter_name]:
+            if cached.includes_base:
+                return F.linear(x, cached.matrix, self.base_layer.bias)
+            inputs = self.dropouts[cached.adapter_name](x).to(cached.matrix.dtype)
+            outputs = self._apply_base(x, *args, **kwargs)
+            return outputs + F.linear(inputs, cached.matrix).to(outputs.dtype)
+        if len(names) == 1 and (fused := self.apply_fused(names[0], x)) is not None:
+            return fused
+        outputs = self._apply_base(x, *args, **kwargs)
+        for name in names:
+            delta = self.apply_delta_weight(name, self.dropouts[name](x))
+            outputs = outputs + delta.to(outputs.dtype)
+        return outputs
+
+    def _forward_mixed(self, x: Tensor, names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
+        """Apply the layer and to every example its adapter, one mixing group after the other."""
+        outputs = self._apply_base(x, *args, **kwargs)
+        groups: dict[Hashable, list[int]] = {}
+        own = set(self.own_adapters(names))
+        for example, name in enumerate(names):
+            if name in own:
+                groups.setdefault(self.mixing_group(name), []).append(example)
+        for examples in groups.values():
+            members = [names[example] for example in examples]
+            if len(members) == len(names):
+                return outputs + self.apply_to_examples(members, x).to(outputs.dtype)
+            index = torch.tensor(examples, device=x.device)
+            delta = self.apply_to_examples(members, x[index]).to(outputs.dtype)
+            outputs = outputs.index_add(0, index, delta)
+        return outputs
+
+    def _apply_base(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Apply the base layer alone; the result may be changed in place."""
+        outputs = self.base_layer(x, *args, **kwargs)
+        if self.quantization_backend is not None:
+            outputs = self.quantization_backend.maybe_clone_base_result(outputs)
+        return outputs
+
+    def _is_plain(self, adapter_name: str) -> bool:
+        """Whether weight and weight update can be one matrix: a frozen `Linear`, no dropout.
+
+        The base layer is then not called, so nothing must depend on its call, as hooks do.
+        """
+        base = self.base_layer
+        return (
+            type(base) is nn.Linear
+            and self.quantization_backend is None
+            and not (base.weight.requires_grad and torch.is_grad_enabled())
+            and not (base._forward_pre_hooks or base._forward_hooks or "forward" in vars(base))
+            and isinstance(self.dropouts[adapter_name], nn.Identity)
+        )
+
+    def own_adapters(self, names: Sequence[str]) -> list[str]:
+        """Return those of some adapters that this layer has."""
+        parameters = getattr(self, self.adapter_layer_names[0])
+        return [name for name in names if name in parameters]
 
     def _check_names(self, x: Tensor, names: Sequence[str]) -> None:
-        # The words are PEFT's.
+        # The messages are PEFT's.
         if len(names) != len(x):
             raise ValueError(
                 "Length of `adapter_names` should be the same as the number of inputs, but got "
@@ -151,44 +306,6 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
                 "Cannot pass `adapter_names` when there are merged adapters, please call "
                 "`unmerge_adapter` first."
             )
-
-    def _base(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Apply the layer alone; the result may be changed in place."""
-        outputs = self.base_layer(x, *args, **kwargs)
-        if self.quantization_backend is not None:
-            outputs = self.quantization_backend.maybe_clone_base_result(outputs)
-        return outputs
-
-    def _mixed(self, x: Tensor, names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
-        """Apply the layer and to every example the update of its adapter, group by group."""
-        outputs = self._base(x, *args, **kwargs)
-        groups: dict[Hashable, list[int]] = {}
-        known = set(self._known(names))
-        for example, name in enumerate(names):
-            if name in known:
-                groups.setdefault(self._mixing_group(name), []).append(example)
-        for examples in groups.values():
-            mine = [names[example] for example in examples]
-            if len(mine) == len(names):
-                return outputs + self._update_examples(mine, x).to(outputs.dtype)
-            index = torch.tensor(examples, device=x.device)
-            update = self._update_examples(mine, x[index]).to(outputs.dtype)
-            outputs = outputs.index_add(0, index, update)
-        return outputs
-
-    def _adapted(self, x: Tensor, names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
-        """Apply the layer and the updates of some adapters."""
-        outputs = self._base(x, *args, **kwargs)
-        for name in names:
-            outputs = outputs + self._update(name, x).to(outputs.dtype)
-        return outputs
-
-    def _known(self, names: Sequence[str]) -> list[str]:
-        """Those of some adapters that this layer has."""
-        return [name for name in names if name in getattr(self, self.adapter_layer_names[0])]
-
-    def _oriented(self, delta: Tensor) -> Tensor:
-        return delta.T if isinstance(self.get_base_layer(), Conv1D) else delta
 
     def __repr__(self) -> str:
         method = type(self).__name__.removesuffix("Layer").lower()

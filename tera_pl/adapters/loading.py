@@ -1,15 +1,12 @@
-"""Check the tensors of an adapter's file before a model takes them."""
+"""Check the tensors of an adapter's file before they are loaded into a model."""
 
 from collections.abc import Mapping
 
 import torch
-from peft.tuners.tuners_utils import (
-    _filter_state_dict_by_key_prefixes,
-    _get_tuner_state_dict_key_prefixes,
-)
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
+from tera_pl.adapters.peft_private import adapter_key_prefixes, filter_by_prefixes
 from tera_pl.errors import UserError
 
 MODEL_PREFIX = "base_model.model."
@@ -18,7 +15,7 @@ MODEL_PREFIX = "base_model.model."
 def names_in_file(
     model: nn.Module, adapter_name: str, state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Undo the renaming that PEFT begins a load with: that of modules trained in full.
+    """Undo the renaming of fully trained modules with which PEFT begins a load.
 
     Args:
         model: The adapted model.
@@ -37,7 +34,7 @@ def names_in_file(
 
 
 def check_loaded(model: nn.Module, adapter_name: str, state: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not those of the adapter.
+    """Refuse tensors that do not belong to the adapter.
 
     Args:
         model: The adapted model.
@@ -45,18 +42,18 @@ def check_loaded(model: nn.Module, adapter_name: str, state: Mapping[str, Tensor
         state: Tensors of the file by their names in the model.
 
     Raises:
-        UserError: If one is missing, unknown, of another shape, no floating point or not finite.
+        UserError: If one is missing, unknown, of another shape or dtype, or not finite.
     """
     expected = model.state_dict()
     if not any(name.startswith(MODEL_PREFIX) for name in expected):
         state = {name.removeprefix(MODEL_PREFIX): value for name, value in state.items()}
-    prefixes = _get_tuner_state_dict_key_prefixes(model, adapter_name=adapter_name)
-    own = _filter_state_dict_by_key_prefixes(expected, prefixes).keys()
+    prefixes = adapter_key_prefixes(model, adapter_name=adapter_name)
+    own = filter_by_prefixes(expected, prefixes).keys()
     missing, unknown = sorted(own - state.keys()), sorted(state.keys() - expected.keys())
     if missing or unknown:
         raise UserError(
             f"adapter {adapter_name!r}: its file lacks {len(missing)} tensors and has "
-            f"{len(unknown)} that the model has not, for example "
+            f"{len(unknown)} unknown ones, for example "
             f"{', '.join([*missing[:2], *unknown[:2]])}: it is damaged, or was made with other "
             "settings or for another base model"
         )

@@ -25,11 +25,12 @@ from tera_pl.errors import UserError
 class AdapterModel(BaseTuner):
     """A model with a method injected.
 
-    A subclass has `prefix`, `tuner_layer_cls` and `_add_adapter`.
+    A subclass sets `prefix` and `tuner_layer_cls`; where layers share something, it implements
+    `_shared`.
     """
 
     tuner_layer_cls: type[AdapterLayer]
-    # Query and value projections, as the paper has it.
+    # Query and value projections, as in the paper.
     target_module_mapping = TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING
 
     @torch.inference_mode(False)  # an adapter that is loaded for inference may be trained later
@@ -43,7 +44,10 @@ class AdapterModel(BaseTuner):
         Returns:
             What PEFT returns.
         """
-        return super().inject_adapter(*args, **kwargs)
+        result = super().inject_adapter(*args, **kwargs)
+        kinds = AdapterLayer | AuxiliaryTrainingWrapper
+        self._named_layers = [m for m in self.model.modules() if isinstance(m, kinds)]
+        return result
 
     @torch.inference_mode(False)
     def _cast_adapter_dtype(self, *args: Any, **kwargs: Any) -> None:
@@ -51,7 +55,7 @@ class AdapterModel(BaseTuner):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Hand `adapter_names`, if given, to every layer; PEFT calls this around a forward pass."""
+        """Pass `adapter_names`, if given, to every layer; PEFT calls this around a forward pass."""
         names = kwargs.get("adapter_names")
         if names is None:
             yield
@@ -63,10 +67,9 @@ class AdapterModel(BaseTuner):
         encoder = self.model.get_encoder() if hasattr(self.model, "get_encoder") else self.model
         once = set() if encoder is self.model else set(encoder.modules())
         handles = []
-        for module in self.modules():
-            if isinstance(module, AdapterLayer | AuxiliaryTrainingWrapper):
-                hand_over = partial(_add_names, names=names if module in once else repeated)
-                handles.append(module.register_forward_pre_hook(hand_over, with_kwargs=True))
+        for module in self._named_layers:
+            add_names = partial(_add_names, names=names if module in once else repeated)
+            handles.append(module.register_forward_pre_hook(add_names, with_kwargs=True))
         try:
             yield
         finally:
@@ -74,14 +77,14 @@ class AdapterModel(BaseTuner):
                 handle.remove()
 
     def _check_adapter_names(self, names: Any) -> None:
-        # The words are PEFT's.
+        # The messages are PEFT's.
         if not isinstance(names, list | tuple):
             raise TypeError(f"Got adapter names of type {type(names)}, expected a list of str.")
         if self.training:
             raise ValueError("Cannot pass `adapter_names` when the model is in training mode.")
-        # Not every layer has every adapter, so no layer can tell.
-        layers = [module for module in self.modules() if isinstance(module, AdapterLayer)]
-        known = {name for layer in layers for name in layer._known(names)}
+        # Not every layer has every adapter, so a single layer cannot check this.
+        layers = [layer for layer in self._named_layers if isinstance(layer, AdapterLayer)]
+        known = {name for layer in layers for name in layer.own_adapters(names)}
         if unknown := set(names) - known - {"__base__"}:
             raise ValueError(
                 f"Trying to infer with non-existing adapter(s): {', '.join(sorted(unknown))}"
@@ -95,9 +98,9 @@ class AdapterModel(BaseTuner):
         adapter_name: str,
         state_dict: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        """Give tensors their names in the model, and refuse any that are not those of the adapter.
+        """Rename tensors to their names in the model, and refuse any that are not the adapter's.
 
-        PEFT itself only warns of missing tensors, which keep the values of a new adapter.
+        PEFT itself only warns about missing tensors, which keep the values of a new adapter.
         """
         assert isinstance(config, AdapterConfig)
         state = cls._take_frozen(model, config, adapter_name, state_dict)
@@ -111,34 +114,21 @@ class AdapterModel(BaseTuner):
     def _take_frozen(
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Use what is saved beside the trained tensors, and give the trained ones."""
+        """Load what is saved beside the trainable parameters, and return these."""
         return state
 
     @classmethod
     def _add_aliases(
         cls, model: nn.Module, adapter_name: str, state: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Give tensors that are saved once every name they have in the model."""
+        """Add all names in the model of tensors that are saved once."""
         return state
 
-    def _add_adapter(
-        self,
-        layer: AdapterLayer,
-        adapter_name: str,
-        config: PeftConfig,
-        current_key: str,
-        inference_mode: bool,
-    ) -> None:
-        """Add an adapter to a layer.
-
-        Args:
-            layer: The layer, of `tuner_layer_cls`.
-            adapter_name: Name of the adapter.
-            config: Its settings.
-            current_key: Name of the module.
-            inference_mode: Whether it stays frozen.
-        """
-        raise NotImplementedError
+    def _shared(
+        self, layer: AdapterLayer, adapter_name: str, config: PeftConfig, current_key: str
+    ) -> dict[str, Any]:
+        """Collect what a layer shares with others, as arguments of its `create_parameters`."""
+        return {}
 
     def _create_and_replace(
         self,
@@ -157,7 +147,8 @@ class AdapterModel(BaseTuner):
         inactive = adapter_name not in self.active_adapters
         frozen = bool(peft_config.inference_mode) and not inactive
         try:
-            self._add_adapter(layer, adapter_name, peft_config, current_key, frozen)
+            shared = self._shared(layer, adapter_name, peft_config, current_key)
+            layer.update_layer(adapter_name, peft_config, inference_mode=frozen, **shared)
         except ValueError as error:
             raise UserError(f"module {current_key}: {error}") from None
         if is_new:

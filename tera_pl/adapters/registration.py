@@ -1,4 +1,4 @@
-"""Make a method known to PEFT, which has no official way for one from outside."""
+"""Register a method with PEFT, which has no public way to add one."""
 
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner

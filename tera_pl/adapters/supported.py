@@ -1,4 +1,4 @@
-"""Which methods of PEFT can be trained here, decided before any weight is loaded."""
+"""Which methods of PEFT can be trained here, checked before any weight is loaded."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from torch import nn
 from tera_pl.adapters.initialization import remember_initialization, sample_weights
 from tera_pl.errors import UserError
 
-# What PEFT leaves to a training loop of its own, and no attribute of a method says. Without it
-# these train, but they train something else than their papers say.
+# Methods that need a training loop of their own, which no attribute of the method declares. Without
+# it they train, but not what their papers describe.
 UNSUPPORTED = {
     "ADALORA": "it moves ranks between layers after every step (update_and_allocate) and adds an "
     "orthogonality term to the loss, both in a training loop of its own",
@@ -17,7 +17,7 @@ UNSUPPORTED = {
     "POLY": "it needs the number of the task of every example (task_ids)",
     "XLORA": "it mixes LoRA adapters that were trained before",
 }
-# The same for settings: method, name of the setting, does its value need what is not there.
+# The same for settings: method, name of the setting, whether its value is unsupported, reason.
 UNSUPPORTED_SETTINGS = (
     ("ADAMSS", "use_asa", bool, "masks change in a training loop of its own"),
     ("CPT", "opt_weighted_loss_type", lambda v: v != "none", "PEFT weighs the loss in its forward"),
@@ -32,11 +32,11 @@ UNSUPPORTED_SETTINGS = (
 
 
 class NeedsWeightsError(UserError):
-    """The method is initialized from weights, which a model on the meta device does not have."""
+    """A method is initialized from weights, which a model on the meta device does not have."""
 
 
 def inject(model: Any, config: PeftConfig, revision: str | None = None) -> PeftModel:
-    """Inject an adapter into a model and remember how it began.
+    """Inject an adapter into a model and store initial adapters that change base weights.
 
     Args:
         model: The base model; changed in place, as PEFT does. On the meta device this checks that
@@ -60,20 +60,20 @@ def inject(model: Any, config: PeftConfig, revision: str | None = None) -> PeftM
             raise
         raise NeedsWeightsError(
             f"{type(config).__name__} is initialized from the weights: the architecture alone "
-            "does not tell what it adds"
+            "does not determine what it adds"
         ) from error
     remember_initialization(adapted, before)
     return adapted
 
 
 def check_supported(config: PeftConfig) -> None:
-    """Refuse a method that PEFT can inject but that would not train as it is meant.
+    """Refuse a method that PEFT can inject but that would not train as in its paper.
 
     Args:
         config: Configuration of any PEFT method.
 
     Raises:
-        UserError: If it needs something that a run does not do.
+        UserError: If it needs something that a run does not provide.
     """
     kind = getattr(config.peft_type, "value", config.peft_type)
     name = type(config).__name__
@@ -89,12 +89,12 @@ def is_from_meta(error: Exception, model: nn.Module) -> bool:
     """Check whether an error comes from the meta device and not from the method.
 
     Args:
-        error: What was raised.
-        model: What it was raised for.
+        error: The error.
+        model: The model for which it was raised.
 
     Returns:
-        True if the model is on the meta device and the error names it: some operations have no
-        result without values.
+        True if the model is on the meta device and the error mentions it: some operations have
+        no result without values.
     """
     on_meta = any(parameter.device.type == "meta" for parameter in model.parameters())
     return on_meta and "meta" in str(error).lower()

@@ -1,4 +1,4 @@
-"""Check that the modules an adapter names exist, before anything is loaded or trained."""
+"""Check that the modules an adapter targets exist, before anything is loaded or trained."""
 
 import difflib
 import re
@@ -13,23 +13,23 @@ from tera_pl.errors import UserError
 def check_targets(model: nn.Module, config: PeftConfig) -> None:
     """Refuse target modules, and modules to save, that the model does not have.
 
-    PEFT itself complains only if no target at all is found; a misspelt second one is passed over,
-    and so are modules to save.
+    PEFT itself raises only if no target at all is found; it ignores a misspelled second one, and
+    modules to save.
 
     Args:
-        model: The base model; the meta device will do.
+        model: The base model; may be on the meta device.
         config: Configuration of any PEFT method.
 
     Raises:
-        UserError: If a target matches no module, with the names that come nearest, or a layer
-            to transform is none of the model's.
+        UserError: If a target matches no module, with the closest names, or the model lacks a
+            layer to transform.
     """
     names = [name for name, _ in model.named_modules() if name]
     _check_layers(model, getattr(config, "layers_to_transform", None))
     _check_list(names, "modules_to_save", getattr(config, "modules_to_save", None) or ())
     targets = getattr(config, "target_modules", None)
     if config.peft_type == "ADAPTION_PROMPT" and isinstance(targets, str):
-        targets = [targets]  # the last part of a name here, and no pattern
+        targets = [targets]  # here the last part of a name, not a pattern
     if not targets or targets == "all-linear":
         return
     if isinstance(targets, str):
@@ -37,11 +37,11 @@ def check_targets(model: nn.Module, config: PeftConfig) -> None:
             found = any(re.fullmatch(targets, name) for name in names)
         except re.error as error:
             raise UserError(
-                f"target_modules: {targets!r} is no regular expression: {error}"
+                f"target_modules: {targets!r} is not a regular expression: {error}"
             ) from None
         if not found:
             raise UserError(
-                f"{_unknown('target_modules', targets, names)} (a string is a pattern for whole "
+                f"{_unknown('target_modules', targets, names)} (a string is a pattern for full "
                 "names; a list names modules by their last part)"
             )
         return

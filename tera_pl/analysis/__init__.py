@@ -1,4 +1,4 @@
-"""What an adapter costs, and what a finished one looks like: updates and their spectra."""
+"""What an adapter costs, and the weight updates of a trained one with their spectra."""
 
 from tera_pl.analysis.accounting import Counts, bytes_of, count
 from tera_pl.analysis.delta_weights import iter_delta_weights, iter_spectra

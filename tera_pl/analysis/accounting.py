@@ -1,4 +1,4 @@
-"""Count what a method trains, keeps and adds."""
+"""Count the parameters that a method trains, saves and adds."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from tera_pl.adapters import TeraConfig
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers and bytes of a model and its adapter.
+    """Parameters and bytes of a model and its adapter.
 
     Args:
-        trained: Numbers that are trained, all kinds together.
-        trained_norms: Those of them that are weights or biases of normalization layers.
-        trained_biases: Those of them that are biases of other layers of the base.
-        trained_percent: Percent that is trained of `base` and `trained` together: the paper's
-            trainable / (frozen + trainable) over all layers. What an adapter adds and never trains
-            is drawn from a seed and is not in it.
-        stored: Numbers in the file of the adapter; of the model, if there is no adapter. Prompt
-            methods store the prompt that their encoder makes, not the encoder.
-        stored_bytes: Bytes of those, without names and header.
-        base: Frozen numbers of the model.
-        base_bytes: Bytes of those.
-        frozen_adapter: Numbers that the adapter adds and never trains; shared ones once.
-        frozen_adapter_bytes: Bytes of those.
+        trained: Trainable parameters, all kinds together.
+        trained_norms: Trainable weights and biases of normalization layers.
+        trained_biases: Trainable biases of other layers of the base.
+        trained_percent: Trainable parameters in percent of `base` and `trained` together: the
+            paper's trainable / (frozen + trainable) over all layers. Frozen parameters of the
+            adapter are drawn from a seed and not counted.
+        stored: Values in the adapter's file; in the model's, if there is no adapter. Prompt methods
+            store the prompt that their encoder computes, not the encoder.
+        stored_bytes: Their bytes, without names and header.
+        base: Frozen parameters of the model.
+        base_bytes: Their bytes.
+        frozen_adapter: Frozen parameters of the adapter; shared ones once.
+        frozen_adapter_bytes: Their bytes.
     """
 
     trained: int
@@ -45,7 +45,7 @@ class Counts:
 
 
 def count(model: nn.Module) -> Counts:
-    """Count the numbers and bytes of a model and its active adapter.
+    """Count the parameters and bytes of a model and its active adapter.
 
     Args:
         model: A model, adapted by PEFT or not, on any device, the meta device included. It is
@@ -67,17 +67,17 @@ def count(model: nn.Module) -> Counts:
         if name.rpartition(".")[2] == "bias" and id(p) not in added.keys() | norms.keys()
     }
     stored = _stored(model, frozen)
-    num_trained, num_base = _numbers(trained), _numbers(base)
+    num_trained, num_base = _count(trained), _count(base)
     return Counts(
         trained=num_trained,
-        trained_norms=_numbers(p for p in trained if id(p) in norms),
-        trained_biases=_numbers(p for p in trained if id(p) in biases),
+        trained_norms=_count(p for p in trained if id(p) in norms),
+        trained_biases=_count(p for p in trained if id(p) in biases),
         trained_percent=100 * num_trained / max(1, num_base + num_trained),
-        stored=_numbers(stored),
+        stored=_count(stored),
         stored_bytes=bytes_of(stored),
         base=num_base,
         base_bytes=bytes_of(base),
-        frozen_adapter=_numbers(frozen),
+        frozen_adapter=_count(frozen),
         frozen_adapter_bytes=bytes_of(frozen),
     )
 
@@ -87,12 +87,12 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _numbers(tensors: Iterable[Tensor]) -> int:
+def _count(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors)
 
 
 def _added(model: nn.Module) -> dict[int, Tensor]:
-    """Tensors that PEFT added to a model, by identity, wherever a method keeps them."""
+    """Tensors that PEFT added to a model, by identity, wherever a method stores them."""
     found: dict[int, Tensor] = {}
     for module in model.modules():
         for name, child in module.named_children():
@@ -110,19 +110,19 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _stored(model: Any, frozen: list[Tensor]) -> list[Tensor]:
-    """The tensors, or some of their shape and type, that saving writes."""
+    """The tensors that saving writes, or tensors of the same shape and dtype."""
     if not isinstance(model, PeftModel):
         return list(model.parameters())
     name = model.active_adapter
     config = model.peft_config[name]
     if config.is_prompt_learning:
         encoder = model.prompt_encoder[name]
-        # On the meta device PEFT's own way fails when it moves the prompt to the CPU.
+        # PEFT itself moves the prompt to the CPU, which fails on the meta device.
         tokens = model.prompt_tokens[name][None].to(encoder.embedding.weight.device)
         with torch.no_grad():
             return [encoder(tokens)[0]]
     saves_frozen = isinstance(config, TeraConfig) and config.save_frozen
-    if saves_frozen:  # PEFT would draw them again to see whether they are as they were
+    if saves_frozen:  # saving would draw them again to verify them
         config.save_frozen = False
     try:
         state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)

@@ -1,4 +1,4 @@
-"""The true weight update of every adapted layer, whatever the method, and its ranks."""
+"""The weight update of every adapted layer, for any method, and its ranks."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -30,7 +30,7 @@ from tera_pl.tensor import full_float32
 def iter_delta_weights(
     model: nn.Module, adapter_name: str = "default"
 ) -> Iterator[tuple[str, Tensor]]:
-    """Walk over the weight updates of an adapted model, one at a time.
+    """Iterate over the weight updates of an adapted model, one at a time.
 
     Args:
         model: A model that PEFT has adapted.
@@ -39,7 +39,7 @@ def iter_delta_weights(
     Yields:
         The name of the layer in the base model and its weight update, of shape
         `(out_features, in_features)`; see `layer_delta_weight`. Layers whose method adapts
-        no matrix, such as prompt methods, do not appear.
+        no matrix are left out, as with prompt methods.
     """
     for name, layer in adapted_layers(model, adapter_name).items():
         yield name, layer_delta_weight(layer, adapter_name)
@@ -50,8 +50,8 @@ def iter_singular_values(
 ) -> Iterator[tuple[str, Tensor]]:
     """Decompose the weight updates of an adapted model, one at a time.
 
-    An update that is a product with a narrow middle is never multiplied out; of the others one is
-    in memory at a time. Each is decomposed on the device of its layer.
+    A weight update that is a product with a small inner size is never multiplied out; of the others
+    one is in memory at a time. Each is decomposed on the device of its layer.
 
     Args:
         model: A model that PEFT has adapted.
@@ -62,7 +62,7 @@ def iter_singular_values(
         values in descending order, on the CPU.
 
     Raises:
-        ValueError: If an update has a NaN or an infinite entry.
+        ValueError: If a weight update has a NaN or infinite entry.
     """
     for name, layer in adapted_layers(model, adapter_name).items():
         yield name, layer_singular_values(layer, adapter_name)
@@ -76,10 +76,10 @@ def iter_spectra(model: nn.Module, adapter_name: str = "default") -> Iterator[tu
         adapter_name: Which adapter.
 
     Yields:
-        The name of the layer in the base model and the ranks of its update.
+        The name of the layer in the base model and the ranks of its weight update.
 
     Raises:
-        ValueError: If an update has a NaN or an infinite entry.
+        ValueError: If a weight update has a NaN or infinite entry.
     """
     for name, layer in adapted_layers(model, adapter_name).items():
         values = layer_singular_values(layer, adapter_name)
@@ -104,7 +104,7 @@ def adapted_layers(model: nn.Module, adapter_name: str = "default") -> dict[str,
 
 
 def tuner_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, Any]:
-    """Find all layers that have an adapter, whatever it changes.
+    """Find all layers that have an adapter, whatever the adapter changes.
 
     Args:
         model: A model that PEFT has adapted.
@@ -125,24 +125,24 @@ def tuner_layers(model: nn.Module, adapter_name: str = "default") -> dict[str, A
 @torch.no_grad()
 @full_float32()
 def layer_delta_weight(layer: Any, adapter_name: str = "default") -> Tensor:
-    """Give the weight update of a layer: its merged weight less its base weight.
+    """Compute the weight update of a layer: its merged weight minus its base weight.
 
-    Where the initialization of the adapter has moved the base weight (PiSSA, OLoRA), the base
-    weight is what both were together before the first step, for models that `inject` has adapted.
+    If the initialization of the adapter has changed the base weight (PiSSA, OLoRA), base weight and
+    initial adapter together count as the base weight, for models that `inject` has adapted.
 
     Args:
         layer: An adapted layer.
         adapter_name: Which adapter.
 
     Returns:
-        `DeltaW` of shape `(out_features, in_features)`, taken in float64 and rounded to float32,
-        unless the base has float64; of shape `(embedding_dim, num_embeddings)` for an embedding.
+        `DeltaW` of shape `(out_features, in_features)`, computed in float64 and rounded to float32,
+        unless the base is in float64; of shape `(embedding_dim, num_embeddings)` for an embedding.
 
     Raises:
-        UserError: If there is no such matrix, because the update depends on the input.
+        UserError: If there is no such matrix, because what the adapter adds is not linear.
     """
     if isinstance(layer, AdapterLayer) and not is_floating(layer):
-        # These add what `get_delta_weight` says to a base of any kind.
+        # These add `get_delta_weight` to a base of any kind.
         return layer.get_delta_weight(adapter_name)
     weight = layer.get_base_layer().weight
     initial = initial_parameters(layer)
@@ -151,14 +151,14 @@ def layer_delta_weight(layer: Any, adapter_name: str = "default") -> Tensor:
         before = full_tensor(weight.detach()).double()
     else:
         before = _merged_weight(layer, adapter_name, initial)
-    update = (merged - before).to(torch.promote_types(weight.dtype, torch.float32))
-    return update.T if is_transposed(layer) else update
+    delta = (merged - before).to(torch.promote_types(weight.dtype, torch.float32))
+    return delta.T if is_transposed(layer) else delta
 
 
 @torch.no_grad()
 @full_float32()
 def layer_singular_values(layer: Any, adapter_name: str = "default") -> Tensor:
-    """Decompose the update of a layer, by its structure where that is exact.
+    """Decompose the weight update of a layer, by its structure where that is exact.
 
     Args:
         layer: An adapted layer.
@@ -168,7 +168,7 @@ def layer_singular_values(layer: Any, adapter_name: str = "default") -> Tensor:
         The `min(out_features, in_features)` singular values in descending order, on the CPU.
 
     Raises:
-        ValueError: If the update has a NaN or an infinite entry, or there is none.
+        ValueError: If the weight update has a NaN or infinite entry, or there is no weight update.
     """
     full = min(delta_weight_shape(layer))
     factors = _factors(layer, adapter_name)
@@ -177,17 +177,17 @@ def layer_singular_values(layer: Any, adapter_name: str = "default") -> Tensor:
     elif factors is not None and factors[0].shape[1] < full:
         values = singular_values_of_product(*factors)
     else:
-        update = layer_delta_weight(layer, adapter_name)
-        # Rows and columns of zeros, as where some tokens are trained, have no part in the others.
-        nonzero = update != 0
-        values = singular_values(update[nonzero.any(1)][:, nonzero.any(0)])
-    # An inner size above the smaller side may leave more values than there are: all zero.
+        delta = layer_delta_weight(layer, adapter_name)
+        # Zero rows and columns, as where only some tokens are trained, add only zero values.
+        nonzero = delta != 0
+        values = singular_values(delta[nonzero.any(1)][:, nonzero.any(0)])
+    # An inner size above the smaller dimension gives additional values, all zero.
     values = values[:full].cpu()
     return torch.cat([values, values.new_zeros(full - len(values))])
 
 
 def delta_weight_shape(layer: Any) -> tuple[int, int]:
-    """Give `(out_features, in_features)` of an adapted layer."""
+    """Return `(out_features, in_features)` of an adapted layer."""
     if isinstance(layer, AdapterLayer) or not is_floating(layer):
         return layer.out_features, layer.in_features
     rows, columns = layer.get_base_layer().weight.shape
@@ -205,14 +205,14 @@ def _merged_weight(
     merged = merge_copy(layer, adapter_name, values)
     if merged.error > TOLERANCE:
         raise UserError(
-            "no weight gives what the layer computes with its adapter: the update depends on the "
-            "input, or PEFT merges it wrongly"
+            "no weight gives what the layer computes with its adapter: the weight update depends "
+            "on the input, or PEFT merges it wrongly"
         )
     return merged.parameters["weight"]
 
 
 def _factors(layer: Any, adapter_name: str) -> tuple[Tensor, Tensor] | None:
-    """Two factors whose product is the update or its transpose, if that is what it is."""
+    """Two factors whose product is the weight update or its transpose, if the method has them."""
     if initial_parameters(layer) is not None:
         return None
     if isinstance(layer, LorettaLayer | LotrLayer):

@@ -1,4 +1,4 @@
-"""What generation takes, from shapes alone: the cache of keys and values above all."""
+"""Memory of generation from shapes alone: mostly the cache of keys and values."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ class GenerationUsage:
 
     Args:
         cache: Keys and values of all prompts, beams and tokens.
-        activations: What else is alive at the peak.
+        activations: Everything else that is alive at the peak.
     """
 
     cache: int
@@ -29,15 +29,15 @@ def dry_generation(
 ) -> GenerationUsage:
     """Read prompts and take the last step of a beam search on the meta device.
 
-    Every beam has keys and values of its own, of the prompt too, as in transformers. A step makes
-    the cache of one layer anew; scores of all tokens are there in float32, and their logarithms.
+    Every beam has its own keys and values, of the prompt too, as in transformers. A step allocates
+    the cache of one layer again; scores of all tokens and their logarithms are in float32.
 
     Args:
         model: A causal language model on the meta device, in evaluation mode.
         batch_size: Number of prompts.
-        num_beams: Beams of each.
+        num_beams: Beams per prompt.
         prompt_length: Tokens of a prompt.
-        new_tokens: Tokens of an answer.
+        new_tokens: Generated tokens.
 
     Returns:
         The memory.

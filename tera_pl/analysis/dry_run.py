@@ -1,10 +1,10 @@
-"""One training step without data: memory and work from shapes alone.
+"""One training step without data: memory and FLOPs from shapes alone.
 
 The model's own code runs on the meta device, where a tensor has a shape and no memory. Every tensor
-that comes into being is written into a ledger with its bytes and leaves it when it dies, as with a
-real allocator: what autograd keeps, what checkpointing computes again, both copies of the logits.
+that is created is entered into a ledger with its bytes and removed when it dies, as by a real
+allocator: what autograd saves, what checkpointing computes again, both copies of the logits.
 Floating-point operations are counted by torch's own formulas: 2 m n k for a product of (m, k) and
-(k, n); those of elements are not counted.
+(k, n); elementwise operations are not counted.
 """
 
 import weakref
@@ -27,15 +27,15 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Usage:
-    """What a training step takes.
+    """Memory and FLOPs of a training step.
 
     Args:
         memory: Bytes at the peak of the second step, by part: `activations`, `logits` (in every
             copy: the model's, the float32 one of the loss, its softmax, their gradients),
-            `gradients` and `optimizer` (its state, and what it needs for its step). Weights are not
-            in it. In the forward pass the gradients of the step before are still there, as
-            Lightning has it.
-        flops: Floating-point operations of forward and backward, what is computed again included.
+            `gradients` and `optimizer` (its state, and what it needs for its step), without
+            weights. In the forward pass the gradients of the previous step are still alive, as
+            in Lightning.
+        flops: Floating-point operations of forward and backward, recomputation included.
     """
 
     memory: dict[str, int]
@@ -50,23 +50,23 @@ def dry_run(
     accumulates: bool = False,
     autocast: torch.dtype | None = None,
 ) -> Usage:
-    """Take two training steps on the meta device and look at the second.
+    """Run two training steps on the meta device and measure the second.
 
-    Fused attention is taken to be the kernel that keeps queries, keys, values, outputs and one
-    float32 per row (Dao et al., 2022). Not in it: the context of an accelerator, the work space of
-    its libraries, fragmentation.
+    Fused attention is assumed to be the kernel that saves queries, keys, values, outputs and one
+    float32 per row (Dao et al., 2022). Not included: the context of an accelerator, the work space
+    of its libraries, fragmentation.
 
     Args:
         model: A causal language model, adapted or not, on the meta device and in training mode.
-        optimizer: Of its trained parameters.
-        loss: Computes the loss of a batch with the model. The batch is on the CPU: what asks for
-            its values gets them, and what meets the model's tensors becomes a shape.
-        accumulates: Whether gradients of several batches are summed, so that they stay.
-        autocast: Type of the products of linear layers and attention, of a model without an
-            adapter; null for that of their weights.
+        optimizer: Optimizer of its trainable parameters.
+        loss: Computes the loss of a batch with the model. The batch is on the CPU: its values can
+            be read, and in operations with the model's tensors only its shape counts.
+        accumulates: Whether gradients of several batches are summed, so that they stay alive.
+        autocast: Dtype of the products of linear layers and attention, for a model without an
+            adapter; null for the dtype of their weights.
 
     Returns:
-        Memory and work.
+        Memory and FLOPs.
     """
     ledger = Ledger(model.config.get_text_config().vocab_size)  # type: ignore[union-attr, operator]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -77,11 +77,11 @@ def dry_run(
     counter = _flop_counter()
     casts = _Casts(autocast)
     with fused_attention(casts), casts, ledger:
-        # Optimizers make their state in the first step. The counter would keep tensors alive.
+        # Optimizers create their state in the first step. The counter would keep tensors alive.
         for context in (counter, nullcontext()):
             ledger.forget_peak()
             with context:
-                with casts.kept():
+                with casts.cached():
                     value = loss()
                 if not accumulates:
                     optimizer.zero_grad()
@@ -96,7 +96,7 @@ def dry_run(
 
 
 def count_flops(loss: Callable[[], Tensor]) -> int:
-    """Count the work of a forward and backward pass on the meta device.
+    """Count the FLOPs of a forward and backward pass on the meta device.
 
     Args:
         loss: As in `dry_run`. Something in the model, or its embeddings, must require a gradient.
@@ -113,16 +113,16 @@ PARTS = ("activations", "logits", "gradients", "optimizer")
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """What is alive on the meta device, and what was at the worst moment.
+    """Bytes that are alive on the meta device, now and at the peak.
 
     Args:
-        vocab_size: Tensors of so many columns are logits.
+        vocab_size: Tensors with this number of columns are logits.
     """
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak: Counter[str] = Counter()
-        self.part = "activations"  # what new tensors are
+        self.part = "activations"  # of new tensors
         self._vocab_size = vocab_size
         self._live: dict[int, tuple[str, int]] = {}
         self._now: Counter[str] = Counter()
@@ -131,10 +131,10 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is aten._local_scalar_dense.default and args[0].is_meta:
-            return 0  # asked of the mask: whether all tokens are real; they are not
+            return 0  # whether the mask is all ones: assume padding
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         tensors = [t for t in given if t.is_meta]
-        # A part of the batch that meets one has a shape only, from here on.
+        # A tensor of the batch that is combined with one has only a shape from here on.
         if 0 < len(tensors) < len(given):
             args, kwargs = tree_map_only(Tensor, _to_meta, (args, kwargs))
         before = {id(t.untyped_storage()) for t in tensors}
@@ -145,7 +145,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def name(self, tensors: Iterable[Any], part: str) -> None:
-        """Tell what part some tensors are of."""
+        """Assign tensors to a part."""
         for tensor in tensors:
             key = id(tensor.untyped_storage()) if _is_meta(tensor) else None
             if key in self._live:
@@ -156,11 +156,11 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._live[key] = (part, size)
 
     def forget_peak(self) -> None:
-        """Start looking for the worst moment anew."""
+        """Start a new search for the peak."""
         self.peak = self._now.copy()
 
     def live_bytes(self) -> int:
-        """Sum what is alive now."""
+        """Sum the bytes that are alive now."""
         return self._now.total()
 
     def _enter(self, tensor: Tensor) -> None:
@@ -190,16 +190,16 @@ def _is_meta(value: Any) -> bool:
 
 
 class _Casts:
-    """What autocast does to linear layers and attention; it knows no meta device.
+    """What autocast does to linear layers and attention; it does not support the meta device.
 
     Args:
-        dtype: Type of their inputs, or null for no casts.
+        dtype: Dtype of their inputs, or null for no casts.
     """
 
     def __init__(self, dtype: torch.dtype | None) -> None:
         self._dtype = dtype
         self._linear = F.linear
-        # As autocast does, until the end of the forward pass.
+        # Cached as by autocast, until the end of the forward pass.
         self._weights: dict[int, Tensor] | None = None
 
     def __enter__(self) -> None:
@@ -210,14 +210,14 @@ class _Casts:
         F.linear = self._linear
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Keep the casts of weights."""
+    def cached(self) -> Iterator[None]:
+        """Cache the casts of weights."""
         self._weights = {}
         yield
         self._weights = None
 
     def cast(self, tensor: Tensor) -> Tensor:
-        """Give a tensor in the type of the products."""
+        """Cast a tensor to the dtype of the products."""
         return tensor if self._dtype is None else tensor.to(self._dtype)
 
     def _cast_linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -231,7 +231,7 @@ class _Casts:
 
 @contextmanager
 def fused_attention(casts: _Casts | None = None) -> Iterator[None]:
-    """Put the fused kernel in the place of the formula that the meta device would take.
+    """Replace the unfused formula that the meta device would use by the fused kernel.
 
     Args:
         casts: What autocast does to its inputs.
@@ -242,7 +242,7 @@ def fused_attention(casts: _Casts | None = None) -> Iterator[None]:
             query, key, value = (casts.cast(tensor) for tensor in (query, key, value))
         return _attention(query, key, value, *args, **kwargs)
 
-    # No TorchFunctionMode: those are off in backward, where checkpointing runs layers again.
+    # Not a TorchFunctionMode: it is off in backward, where checkpointing runs layers again.
     with patch.object(F, "scaled_dot_product_attention", attention):
         yield
 
@@ -286,5 +286,5 @@ def _attention_backward_flops(
 
 
 def _per_head(query: Any, *shapes: Any) -> list[tuple[int, ...]]:
-    """Shapes of keys and values as if every head of the queries had its own."""
+    """Shapes of keys and values as if every query head had its own."""
     return [(*shape[:-3], query[-3], *shape[-2:]) for shape in shapes]

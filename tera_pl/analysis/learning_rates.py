@@ -1,6 +1,6 @@
-"""How far a learning rate carries the weights during the warm-up, measured without data.
+"""How far a learning rate moves the weights during the warm-up, measured without data.
 
-Methods are compared at the rates at which this is the same for all: the rule of
+Methods are compared at rates at which this is the same for all: the rule of
 `docs/learning_rates.md`.
 """
 
@@ -25,7 +25,7 @@ def warmup_distance(warmup_steps: int) -> float:
 
 
 class Projections(nn.Module):
-    """The linear layers of one block by name, with random weights, without the block.
+    """The linear layers of one transformer block by name, with random weights, on their own.
 
     Args:
         shapes: `(out_features, in_features)` by name.
@@ -45,19 +45,19 @@ class Projections(nn.Module):
 
 
 class WeightChange:
-    """Measures how much of their weights an optimizer moves an adapter's layers by.
+    """Measures the relative change of weights that an optimizer causes through an adapter.
 
-    The optimizer takes `STEPS` equal steps, as long together as those of the warm-up, along the
+    The optimizer takes `STEPS` equal steps, in total as long as those of the warm-up, along the
     gradient of a loss that is linear in the layers' outputs, with fixed random coefficients: the
-    entries of an adapter move as far as the optimizer can move them. What is measured is the root
-    mean square of `DeltaW x` over that of `W x`, for other random `x`, which is
-    `||DeltaW||_F / ||W||_F` up to a percent, whatever the method. An update that is not zero at the
-    start counts by its change.
+    parameters of an adapter move as far as the optimizer can move them. The result is the root mean
+    square of `DeltaW x` divided by that of `W x`, for other random `x`, which is
+    `||DeltaW||_F / ||W||_F` up to a percent for any method. Of a weight update that does not start
+    at zero only the change counts.
 
     Args:
         adapter: Configuration of the adapter; copied, not changed.
         shapes: `(out_features, in_features)` of the layers it adapts, by name.
-        optimizer: Makes the optimizer.
+        optimizer: Creates the optimizer.
         std: Standard deviation of the layers' weights.
         seed: Seed of weights, adapter, inputs and coefficients.
     """
@@ -74,7 +74,7 @@ class WeightChange:
         adapter.task_type = None
         torch.manual_seed(seed)
         self.model: nn.Module = get_peft_model(Projections(shapes, std), adapter)
-        # Dropout is noise of the measurement.
+        # Dropout would add noise to the measurement.
         self.model.eval()
         self.optimizer = optimizer
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
@@ -116,18 +116,18 @@ class WeightChange:
 
 
 def rate_for(change: Callable[[float], float], target: float, guess: float) -> float:
-    """Find the learning rate of a change.
+    """Find the learning rate that causes a change.
 
     Args:
-        change: Gives the change at a rate; grows with it, about as a power of it.
-        target: The change that is looked for.
-        guess: A rate to start from.
+        change: Returns the change at a rate; grows about as a power of the rate.
+        target: The desired change.
+        guess: The rate to start from.
 
     Returns:
         The rate at which the change is within `TOLERANCE` of the target.
 
     Raises:
-        ValueError: If none is found, for the change does not follow the rate.
+        ValueError: If none is found because the change does not depend on the rate as expected.
     """
     rate, exponent = guess, 1.0
     previous: tuple[float, float] | None = None

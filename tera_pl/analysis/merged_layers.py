@@ -1,10 +1,10 @@
-"""The weight that makes a layer alone what it is with its adapter: the definition of DeltaW here.
+"""Merge a copy of one layer in float64: this defines its merged weight and its weight update.
 
-Methods of PEFT add to a weight, scale it, rotate it or replace it, and what they call
-`get_delta_weight` is not always the weight update. What they have in common is `merge`. On a copy
-of the layer in float64 it gives the merged weight exactly, and the copy shows whether the merged
-layer computes what the adapted one does. The weight update is the merged weight less the base
-weight.
+Methods of PEFT add to a weight, scale it, rotate it or replace it, and their `get_delta_weight` is
+not always the weight update. What they have in common is `merge`, which is the only definition of
+merging here. On a copy of the layer in float64 it gives the merged weight exactly, and the copy
+shows whether the merged layer computes the same as the adapted one. The weight update is the merged
+weight minus the base weight.
 """
 
 import copy
@@ -21,20 +21,20 @@ from tera_pl.errors import UserError
 
 # Largest difference between the outputs of the merged and the adapted layer, as a share of the
 # largest output. Both are computed in float64, where methods differ by 1e-15; some compute a part
-# in float32 whatever the type of their parameters (C3A, DEFT: 1e-7).
+# in float32 whatever the dtype of their parameters (C3A, DEFT: 1e-7).
 TOLERANCE = 2.0**-18
 ROWS = 8
 
 
 @dataclass(frozen=True)
 class MergedLayer:
-    """What an adapted layer is after merging.
+    """An adapted layer after merging.
 
     Args:
         parameters: Parameters of the base layer after merging, by name, in float64. A linear layer
-            without a bias has one here.
+            without a bias gets one here.
         error: Largest difference between the outputs of the merged and the adapted layer on random
-            inputs, as a share of the largest output; zero for kinds of layers that are not probed.
+            inputs, as a share of the largest output; zero for layers that are not probed.
     """
 
     parameters: dict[str, Tensor]
@@ -48,13 +48,13 @@ def merge_copy(
     """Merge a copy of a layer in float64 by PEFT's own `merge`.
 
     Args:
-        layer: An adapted layer; not changed. All processes must call together where its weights are
-            shared among them.
+        layer: An adapted layer; not changed. If its weights are sharded, all processes must call
+            this together.
         adapter_name: Which adapter.
-        values: Tensors that take the place of parameters of the layer, by name.
+        values: Tensors that replace parameters of the layer, by name.
 
     Returns:
-        The merged parameters, and how well they do.
+        The merged parameters and their error.
 
     Raises:
         UserError: If the base is quantized, or PEFT cannot merge the method.
@@ -64,7 +64,7 @@ def merge_copy(
     replica = _exact_copy(layer, adapter_name, values or {})
     base = replica.get_base_layer()
     if isinstance(base, nn.Linear) and base.bias is None:
-        # Methods that train a bias merge it nowhere else.
+        # Methods that train a bias merge it into this one only.
         zeros = base.weight.new_zeros(base.weight.shape[0])
         base.bias = nn.Parameter(zeros, requires_grad=False)
     inputs = _probe(base)
@@ -86,8 +86,7 @@ def try_merging(layer: Any, adapter_name: str = "default") -> None:
         adapter_name: Which adapter.
 
     Raises:
-        UserError: If PEFT cannot merge it, or merging would give the layer a bias that the model
-            has no place for.
+        UserError: If PEFT cannot merge it, or merging would add a bias to a layer without one.
     """
     memo = {id(t): _like(t, torch.empty_like(t, device="meta")) for t in _tensors(layer)}
     replica = copy.deepcopy(layer, memo)
@@ -95,16 +94,16 @@ def try_merging(layer: Any, adapter_name: str = "default") -> None:
     try:
         _merge(replica, adapter_name)
     except UserError as error:
-        # Some operations have no result without values: they are found out when it is merged.
+        # Some operations have no result without values; the real merge checks these.
         if "meta" not in str(error.__cause__).lower():
             raise
         return
     if not had_bias and getattr(replica.get_base_layer(), "bias", None) is not None:
-        raise UserError("it trains a bias for a layer that has none")
+        raise UserError("it trains a bias for a layer without one")
 
 
 def is_floating(layer: Any) -> bool:
-    """Check that the base weight of a layer is in a floating type, that is, not quantized."""
+    """Check that the base weight of a layer is floating point, that is, not quantized."""
     weight = getattr(layer.get_base_layer(), "weight", None)
     return weight is None or (weight.is_floating_point() and weight.element_size() > 1)
 
@@ -117,14 +116,14 @@ def is_transposed(layer: Any) -> bool:
 def _merge(replica: Any, adapter_name: str) -> None:
     try:
         replica.merge(adapter_names=[adapter_name])
-    # A method without a merge raises NotImplementedError, others what came into their way.
+    # A method without a merge raises NotImplementedError, others any error.
     except Exception as error:
         reason = str(error) or "PEFT has no merge for it"
         raise UserError(f"it cannot be merged: {reason}") from error
 
 
 def _exact_copy(layer: Any, adapter_name: str, values: Mapping[str, Tensor]) -> Any:
-    """Copy a layer in float64 without a second copy in between."""
+    """Copy a layer in float64 without an intermediate copy."""
     given = {id(p): values[name] for name, p in layer.named_parameters() if name in values}
     memo = {}
     for tensor in _tensors(layer):

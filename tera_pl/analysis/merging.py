@@ -1,4 +1,4 @@
-"""Merge adapters into the weights of a model, with one rounding, and prove the result."""
+"""Merge adapters into the weights of a model with one rounding, and verify the result."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from tera_pl.analysis.merged_layers import TOLERANCE, is_floating, merge_copy, t
 from tera_pl.distributed.fsdp2 import full_tensor
 from tera_pl.errors import RunStoppedError, UserError
 
-# A weight that is rounded once is half a step between neighbors away from the exact one at most. On
-# the way from float64 torch passes through float32: 2**-16 of half a step of bfloat16 more.
+# Rounding a weight once moves it by at most half the step between neighboring values. From float64
+# torch casts through float32, which adds 2**-16 of half a step of bfloat16.
 LARGEST_SHARE = 1 + 2.0**-15
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """How far merged weights are from the exact ones.
+    """Distance of merged weights to the exact ones.
 
     Args:
         layers: Number of merged layers.
         largest: Largest distance of a merged weight to the exact one in float64.
-        largest_share: The same in halves of the step between neighbors at that weight: at most
-            one where every weight was rounded to the nearest number.
+        largest_share: The same in halves of the step between neighboring values at that weight: at
+            most one if every weight was rounded to the nearest value.
         largest_layer_error: Largest difference between the outputs of a merged layer and the
             adapted one, both in float64, as a share of the layer's largest output.
     """
@@ -41,13 +41,13 @@ class Rounding:
 
 
 def check_mergeable(model: PeftModel) -> None:
-    """Refuse to merge what has no weight to be merged into, before any work is done.
+    """Refuse adapters that cannot be merged into weights, before any work is done.
 
     Args:
         model: An adapted model on any device, the meta device included; not changed.
 
     Raises:
-        UserError: If the adapter is none that can be merged, or the base is quantized.
+        UserError: If the adapter cannot be merged, or the base is quantized.
     """
     config = model.active_peft_config
     kind = getattr(config.peft_type, "value", config.peft_type)
@@ -58,7 +58,7 @@ def check_mergeable(model: PeftModel) -> None:
             f"merge; {instead}"
         )
     if not isinstance(model.base_model, BaseTuner):
-        raise UserError(f"{kind} adds modules that no weight can take in: {instead}")
+        raise UserError(f"{kind} adds modules that cannot be merged into weights: {instead}")
     layers = tuner_layers(model)
     owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     tried = set()
@@ -66,10 +66,10 @@ def check_mergeable(model: PeftModel) -> None:
         base = layer.get_base_layer()
         if not is_floating(layer):
             raise UserError(
-                f"{name} is quantized ({base.weight.dtype}): a sum in its type would lose the "
-                "update; export with --dequantize"
+                f"{name} is quantized ({base.weight.dtype}): a sum in its dtype would lose "
+                "the weight update; export with --dequantize"
             )
-        # What replaces tokens does so in both layers, and both agree.
+        # Trainable tokens are replaced in both layers alike.
         own = base.parameters(recurse=False)
         if not isinstance(layer, TrainableTokensLayer) and any(owners[id(p)] > 1 for p in own):
             raise UserError(
@@ -88,20 +88,20 @@ def check_mergeable(model: PeftModel) -> None:
 def merge(model: PeftModel) -> tuple[PreTrainedModel, Rounding]:
     """Merge an adapter into its base model, layer by layer, in place.
 
-    Every layer is merged in float64 and rounded to the type of its weights once. One layer at a
-    time is held in float64; there is no second copy of the model. A layer is accepted only if,
-    before rounding, it computes what the adapted layer does, and if no weight is further from the
-    exact one than rounding it once explains.
+    Every layer is merged in float64 and rounded to the dtype of its weights once. One layer at a
+    time is in float64; there is no second copy of the model. A layer is accepted only if, before
+    rounding, it computes the same as the adapted layer, and if no weight is further from the exact
+    one than one rounding explains.
 
     Args:
-        model: An adapted model; of no use afterwards.
+        model: An adapted model; not usable afterwards.
 
     Returns:
-        The base model with merged weights and every other trained tensor in its place, and how far
-        the merged weights are from the exact ones.
+        The base model with merged weights and all other trained tensors, and the distance of the
+        merged weights to the exact ones.
 
     Raises:
-        RunStoppedError: If a merged layer is not what the adapted one was.
+        RunStoppedError: If a merged layer does not compute the same as the adapted one.
     """
     check_mergeable(model)
     layers = tuner_layers(model)
@@ -143,7 +143,7 @@ def _merge_layer(name: str, layer: Any) -> tuple[float, float, float]:
 def _measure(merged: Tensor, exact: Tensor) -> tuple[float, float]:
     distance = (merged.double() - exact).abs()
     info = torch.finfo(merged.dtype)
-    # Half a step between neighbors of the exact sum; of the smallest normal number for less.
+    # Half a step between neighbors of the exact sum; below the smallest normal value, of that.
     exponent = torch.floor(torch.log2(exact.abs().clamp(min=info.smallest_normal)))
     half_step = torch.exp2(exponent) * info.eps / 2
     return distance.max().item(), (distance / half_step).max().item()

@@ -1,4 +1,4 @@
-"""Ranks of a weight update, from its singular values."""
+"""Ranks of a weight update from its singular values."""
 
 import math
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ from torch import Tensor
 from tera_pl.errors import UserError
 from tera_pl.tensor import TensorNetwork, contract
 
-# Huang et al. (2025) count singular values above this. It does not follow the scale of the update.
+# Huang et al. (2025) count singular values above this, whatever the scale of the weight update.
 HIRA_THRESHOLD = 0.005
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Four answers to "what is the rank of this matrix", with the rule behind the first.
+    """Four definitions of the rank of a matrix, with the tolerance of the first.
 
     Args:
         rank: Number of singular values above `tolerance` (numerical rank).
         tolerance: `max(rows, columns) * eps * largest singular value`, with `eps` of float32: what
-            rounding alone can produce in a matrix that was computed in float32.
+            rounding alone can cause in a matrix that was computed in float32.
         stable_rank: `||W||_F^2 / ||W||_2^2`, at most the rank, insensitive to small values.
         entropy_rank: `exp(H(p))` with `p_i = s_i / sum(s)`: the number of equal singular values
             that would have the same entropy (Roy & Vetterli, 2007).
@@ -43,14 +43,14 @@ def summarize(matrix: Tensor) -> Spectrum:
     """Compute the ranks of a matrix.
 
     Args:
-        matrix: Of shape `(rows, columns)`, on any device, in any floating type; decomposed there
-            in float32, or float64 if it has that type.
+        matrix: Of shape `(rows, columns)`, on any device, in any floating dtype; decomposed there
+            in float32, or float64 for that dtype.
 
     Returns:
         The ranks. A zero matrix has rank zero of every kind.
 
     Raises:
-        UserError: If the matrix has a NaN or an infinite entry.
+        UserError: If the matrix has a NaN or infinite entry.
 
     Example:
         >>> summarize(torch.diag(torch.tensor([2.0, 2.0, 1e-9]))).rank
@@ -65,8 +65,7 @@ def summarize_values(values: Tensor, shape: Sequence[int]) -> Spectrum:
     """Compute the ranks of a matrix from its singular values.
 
     Args:
-        values: Singular values in descending order, at least one. Those that are not given are
-            zero.
+        values: Singular values in descending order, at least one; missing ones are zero.
         shape: Rows and columns of the matrix.
 
     Returns:
@@ -76,9 +75,9 @@ def summarize_values(values: Tensor, shape: Sequence[int]) -> Spectrum:
     largest = values[0].item()
     if largest == 0.0:
         return Spectrum(0, 0.0, 0.0, 0.0, 0.0, min(shape), 0)
-    # The rule of numpy.linalg.matrix_rank, with the precision in which updates are computed.
+    # The rule of numpy.linalg.matrix_rank, with the precision in which weight updates are computed.
     tolerance = max(shape) * torch.finfo(torch.float32).eps * largest
-    # Not the values themselves, whose squares may be no number of float64.
+    # Squares of the values themselves may overflow float64.
     relative = values / largest
     shares = relative / relative.sum()
     return Spectrum(
@@ -102,7 +101,7 @@ def singular_values(matrix: Tensor) -> Tensor:
         The `min(rows, columns)` singular values in descending order.
 
     Raises:
-        UserError: If the matrix has a NaN or an infinite entry.
+        UserError: If the matrix has a NaN or infinite entry.
     """
     _check_finite(matrix, matrix.shape)
     wide = matrix.detach().to(torch.promote_types(matrix.dtype, torch.float32))
@@ -112,8 +111,8 @@ def singular_values(matrix: Tensor) -> Tensor:
 def singular_values_of_product(left: Tensor, right: Tensor) -> Tensor:
     """Decompose `left @ right` without multiplying it out, in float64.
 
-    With `left = Q_1 T_1` and `right^T = Q_2 T_2`, the singular values that are not zero for want
-    of columns are those of `T_1 T_2^T`, a square of the inner size.
+    With `left = Q_1 T_1` and `right^T = Q_2 T_2`, the singular values are those of `T_1 T_2^T`, a
+    matrix of at most the inner size, and zeros.
 
     Args:
         left: Of shape `(rows, inner)`.
@@ -123,7 +122,7 @@ def singular_values_of_product(left: Tensor, right: Tensor) -> Tensor:
         The `min(rows, inner, columns)` largest singular values in descending order.
 
     Raises:
-        UserError: If a factor has a NaN or an infinite entry.
+        UserError: If a factor has a NaN or infinite entry.
     """
     shape = (left.shape[0], right.shape[1])
     _check_finite(left, shape)
@@ -137,20 +136,20 @@ def singular_values_of_product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def singular_values_of_network(network: TensorNetwork) -> Tensor:
-    """Decompose the update of a tensor network, by its structure as far as that helps.
+    """Decompose the weight update of a tensor network, by its structure where that helps.
 
     With `A_i^T = Q_i T_i` for every mode, the Kronecker product of the `Q_i` has orthonormal
-    columns, so that the network with factors `T_i^T` has the same singular values; where a rank is
-    below the size of its mode, it is a smaller matrix.
+    columns, so that the network with factors `T_i^T` has the same singular values; if a rank is
+    below the size of its mode, its matrix is smaller.
 
     Args:
         network: The network.
 
     Returns:
-        The largest singular values in descending order; those that are not given are zero.
+        The largest singular values in descending order; missing ones are zero.
 
     Raises:
-        UserError: If the update has a NaN or an infinite entry.
+        UserError: If the weight update has a NaN or infinite entry.
     """
     core = network.core.detach()
     wide = torch.promote_types(core.dtype, torch.float32)
@@ -167,4 +166,4 @@ def singular_values_of_network(network: TensorNetwork) -> Tensor:
 
 def _check_finite(matrix: Tensor, shape: Sequence[int]) -> None:
     if not torch.isfinite(matrix).all():
-        raise UserError(f"the update of shape {tuple(shape)} has entries that are no number")
+        raise UserError(f"the weight update of shape {tuple(shape)} has NaN or infinite entries")

@@ -1,4 +1,4 @@
-"""Evaluate a model in a wider type than its own, and bound what rounding does to its outputs."""
+"""Evaluate a model in a wider dtype than its own, and bound the effect of rounding on outputs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,18 +19,18 @@ def largest_allowed_error(
 ) -> float:
     """Bound the difference to the exact outputs that rounding explains in a merged model.
 
-    Adapted and merged model are the same function in exact arithmetic. How far the adapted model
-    in the type of the base is from itself in a wider type is what rounding does to this model on
+    Adapted and merged model are the same function in exact arithmetic. The distance of the adapted
+    model in the dtype of the base to itself in a wider dtype is the rounding noise of this model on
     these inputs. The merged model rounds its activations as the adapted one does, and its weights
-    once, by half a step each, which moves the output of a layer as much as rounding its input does.
-    Two sources of the size of one: its noise is about sqrt(2) times that of the adapted model, and
+    once, by half a step each, which changes the output of a layer as much as rounding its input.
+    With two sources of equal size, its noise is about sqrt(2) times that of the adapted model, and
     the largest of many differences scatters. It may be `ALLOWED_NOISE` times as large. Noise below
-    one step of the type at the largest output counts as one step: a small model may round nothing.
+    one step of the dtype at the largest output counts as one step: a small model may round nothing.
 
     Args:
         adapted: Outputs of the adapted model.
-        exact: The same, evaluated in a wider type.
-        dtype: Type of the base.
+        exact: The same, evaluated in a wider dtype.
+        dtype: Dtype of the base.
 
     Returns:
         The largest allowed absolute difference between outputs of the merged model and `exact`.
@@ -40,41 +40,41 @@ def largest_allowed_error(
 
 
 def largest_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Give the largest absolute difference of any two entries, NaN if there is one."""
+    """Return the largest absolute difference of any two entries, NaN if there is one."""
     pairs = zip(found, expected, strict=True)
     return torch.stack([(a.double() - b.double()).abs().max() for a, b in pairs]).max().item()
 
 
 @contextmanager
 def widened(model: nn.Module) -> Iterator[None]:
-    """Let a model compute in float32 if its parameters are in a shorter type, else in float64.
+    """Let a model compute in float32 if its parameters have fewer bits, else in float64.
 
-    A module holds its parameters in the wider type only while it computes: beside the model there
-    is never more than the largest module, with its adapter, in memory.
+    A module has its parameters in the wider dtype only while it computes: in addition to the model
+    at most its largest module, with its adapter, is in memory.
 
     Args:
-        model: A model, adapted or not; as before afterwards.
+        model: A model, adapted or not; restored afterwards.
 
     Yields:
         Nothing.
     """
     short = any(p.element_size() < 4 for p in model.parameters() if p.is_floating_point())
     wider = torch.float32 if short else torch.float64
-    kept: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+    narrow: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 
     def is_narrow(value: Any) -> bool:
         is_floating = isinstance(value, Tensor) and value.is_floating_point()
         return is_floating and value.element_size() < wider.itemsize
 
     def widen(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        kept[module] = [(t, t.data) for t in _tensors(module) if is_narrow(t)]
-        for tensor, data in kept[module]:
+        narrow[module] = [(t, t.data) for t in _tensors(module) if is_narrow(t)]
+        for tensor, data in narrow[module]:
             tensor.data = data.to(wider)
         cast = {key: v.to(wider) if is_narrow(v) else v for key, v in kwargs.items()}
         return tuple(v.to(wider) if is_narrow(v) else v for v in args), cast
 
     def restore(module: nn.Module, args: Any, output: Any) -> None:
-        for tensor, data in kept.pop(module):
+        for tensor, data in narrow.pop(module):
             tensor.data = data
 
     handles: list[Any] = []
@@ -88,12 +88,12 @@ def widened(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-WHOLE = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+TOGETHER = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 
 
 def _computing(module: nn.Module) -> Iterator[nn.Module]:
-    """Modules with parameters of their own; an adapted layer, which reads its parts', as one."""
-    if isinstance(module, WHOLE):
+    """Modules with own parameters; an adapted layer, which reads its submodules', as one."""
+    if isinstance(module, TOGETHER):
         yield module
         return
     if any(True for _ in module.parameters(recurse=False)):
@@ -103,6 +103,6 @@ def _computing(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    recurse = isinstance(module, WHOLE)
+    recurse = isinstance(module, TOGETHER)
     yield from module.parameters(recurse=recurse)
     yield from module.buffers(recurse=recurse)

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from tera_pl.adapters.caching import cache_delta_weights, clear_cached_delta_weights
 from tera_pl.analysis.accounting import bytes_of
 from tera_pl.benchmarking.mixed_batches import time_mixed_batches
 from tera_pl.benchmarking.models import adapt, build_base
 from tera_pl.benchmarking.timing import Timing, saved_bytes, time_interleaved
-from tera_pl.models.backbone import DTYPES, cache_delta_weights, clear_cached_delta_weights
+from tera_pl.models.backbone import DTYPES
 
 BASELINE = "frozen"
 NEW_TOKENS = 32

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from tera_pl.adapters.caching import cache_delta_weights, clear_cached_delta_weights
 from tera_pl.analysis import Ledger, bytes_of, count, count_flops, dry_generation, dry_run
 from tera_pl.cli import ConfigurationCLI, build
 from tera_pl.commands.arguments import Parser, positive
 from tera_pl.errors import UserError
 from tera_pl.models.backbone import (
     add_adapter,
-    cache_delta_weights,
-    clear_cached_delta_weights,
     load_meta_model,
     prepare_training,
 )

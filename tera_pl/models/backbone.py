@@ -12,7 +12,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from peft import PeftConfig, PeftModel
 from peft.utils.error import NoMatchingPeftModuleError
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,7 +24,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
 from tera_pl.adapters import check_targets
-from tera_pl.adapters.layer import AdapterLayer
 from tera_pl.adapters.supported import inject
 from tera_pl.errors import UserError
 from tera_pl.models.hub import find_folder, how_to_download
@@ -291,25 +289,3 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # torch's message advises to execute it
         return "a pickle that holds more than tensors, which is not executed"
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def cache_delta_weights(model: nn.Module) -> None:
-    """Build the updates of adapters that can once, for many calls without training.
-
-    Args:
-        model: A model with adapters.
-    """
-    for module in model.modules():
-        if isinstance(module, AdapterLayer):
-            module.cache_delta_weight()
-
-
-def clear_cached_delta_weights(model: nn.Module) -> None:
-    """Forget what `cache_delta_weights` built.
-
-    Args:
-        model: The model.
-    """
-    for module in model.modules():
-        if isinstance(module, AdapterLayer):
-            module.clear_cached_delta_weight()

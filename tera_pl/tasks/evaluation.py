@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from tera_pl.adapters.caching import cache_delta_weights, clear_cached_delta_weights
 from tera_pl.contracts import EvalBatch, Metric, PromptBatch
-from tera_pl.models.backbone import cache_delta_weights, clear_cached_delta_weights
 from tera_pl.tasks.generation import Generation, generate_answers
 from tera_pl.tasks.lockstep import lockstep
 from tera_pl.tasks.predictions import Predictions, judge

@@ -1,4 +1,4 @@
-"""The mathematics of TeRA as functions of tensors."""
+"""The mathematics of TeRA as pure functions of tensors."""
 
 from tera_pl.tensor.application import apply, apply_linear, apply_mixed
 from tera_pl.tensor.compute import Compute, NetworkShape, choose_compute
@@ -15,6 +15,7 @@ from tera_pl.tensor.frozen import (
 from tera_pl.tensor.full_float32 import full_float32
 from tera_pl.tensor.modes import plan_modes
 from tera_pl.tensor.network import TensorNetwork, contract
+from tera_pl.tensor.projection import SharedProjections
 
 __all__ = [
     "Compute",
@@ -23,6 +24,7 @@ __all__ = [
     "FrozenKey",
     "FrozenTensor",
     "NetworkShape",
+    "SharedProjections",
     "TensorNetwork",
     "apply",
     "apply_linear",

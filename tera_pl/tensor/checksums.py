@@ -1,8 +1,8 @@
 """Checksums over the content of tensors.
 
 SHA-256 throughout: most processors compute it in hardware (1.6 GB per second of an EPYC core), it
-needs no package, and two contents with one digest cannot be constructed. Each tensor is hashed on
-its own, several at a time, so that an error can name it and more cores shorten the wait.
+needs no package, and no two contents with the same digest are known. Each tensor is hashed
+separately, several in parallel, so that an error can name it and more cores take less time.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ def digest_tensor(tensor: Tensor) -> str:
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Hash tensors, as many at a time as torch uses threads.
+    """Hash tensors, as many in parallel as torch uses threads.
 
     Args:
         tensors: Tensors by name.
@@ -43,7 +43,7 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def digest_all(tensors: Mapping[str, Tensor]) -> str:
-    """Hash a set of tensors in one value, whatever their order.
+    """Hash a set of tensors to one value that does not depend on their order.
 
     Args:
         tensors: Tensors by name.

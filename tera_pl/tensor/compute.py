@@ -1,4 +1,4 @@
-"""Which of the two ways to use a tensor network is cheaper."""
+"""Which of the two paths of applying a tensor network is cheaper."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -8,11 +8,11 @@ from typing import Literal
 
 Compute = Literal["auto", "factored", "materialized"]
 
-# Multiply-adds in the time that a value takes to memory and back: a product with a small matrix
-# waits for its rows, not for their products. Measured on a CPU in float32; an accelerator has more,
-# see docs/benchmarks.md, "Structured frozen tensors".
+# Multiply-adds in the time in which a value moves to memory and back: a product with a small matrix
+# is bound by memory, not by arithmetic. Measured on a CPU in float32; an accelerator has more, see
+# docs/benchmarks.md, "Structured frozen tensors".
 MOVE = 64
-# 16-bit products are about 2.5 times as fast where a processor has units for them, memory is not.
+# 16-bit products are about 2.5 times as fast where a processor has units for them; memory is not.
 MOVE_16_BITS = 160
 
 
@@ -20,16 +20,16 @@ MOVE_16_BITS = 160
 class NetworkShape:
     """Sizes of the matrices that the products with a tensor network go through.
 
-    Costs are in multiply-adds, of forward and backward together, on top of the frozen layer.
+    Costs are in multiply-adds, of forward and backward together, in addition to the frozen layer.
 
     Args:
         modes: Sizes of all modes; a factor that is a Kronecker product counts as several modes.
         ranks: Ranks of all modes.
         out_order: Number of out modes.
-        identity: Positions of the modes whose factor is the identity, which cost nothing.
-        core: Shapes of the matrices that a product with the unfolded core goes through; counted as
-            one product that does not wait for memory if not given.
-        bits: Of a value in the type of the products.
+        identity: Indices of the modes whose factor is the identity, which cost nothing.
+        core: Shapes of the matrices that a product with the unfolded core goes through; if empty,
+            it counts as one product that is not bound by memory.
+        bits: Bits of a value in the dtype of the products.
     """
 
     modes: tuple[int, ...]
@@ -50,13 +50,13 @@ class NetworkShape:
         return math.prod(self.modes[self.out_order :])
 
     def factored_cost(self, tokens: int, *, projected: bool = False) -> int:
-        """Cost by way of the activations.
+        """Cost of the factored path.
 
-        Forward applies M, the core and L; backward goes back through all three.
+        Forward applies M, the core and L; backward applies the transposes of all three.
 
         Args:
-            tokens: Number of rows of the input.
-            projected: Whether another layer applies M to the same input, which serves this one too.
+            tokens: Number of tokens.
+            projected: Whether another layer has applied M to the same input.
 
         Returns:
             The cost.
@@ -68,31 +68,31 @@ class NetworkShape:
         return tokens * ((0 if projected else 2 * cost_in) + 2 * cost_core + 2 * cost_out)
 
     def materialized_cost(self, tokens: int, *, fused: bool, recompute: bool = False) -> int:
-        """Cost by way of the update itself.
+        """Cost of the materialized path.
 
-        Forward builds the update; backward builds it again, unless it is kept, and forms the
-        gradient of the core. Where the update cannot be added to the frozen weight (`fused` is
-        false) it is also multiplied with the input and with the gradient.
+        Forward builds the weight update; backward builds it again, unless it was saved, and forms
+        the gradient of the core. Where the weight update cannot be added to the frozen weight
+        (`fused` is false), it is also multiplied by the input and by the gradient.
 
         Args:
-            tokens: Number of rows of the input.
-            fused: Whether one product with the sum of weight and update replaces the layer's own.
-            recompute: Whether nothing that was built is kept until backward.
+            tokens: Number of tokens.
+            fused: Whether one product with the sum of both weights replaces the frozen layer's.
+            recompute: Whether backward builds the weight update again.
 
         Returns:
             The cost.
         """
         cost_in, _, cost_out = self._costs()
         build = math.prod(self.ranks[: self.out_order]) * cost_in + self.in_features * cost_out
-        times = 1 if not recompute and keeps_delta_weight(self.out_features, tokens) else 2
+        times = 1 if not recompute and saves_delta_weight(self.out_features, tokens) else 2
         products = 0 if fused else 2 * tokens * self.out_features * self.in_features
         return times * build + min(self.core_gradient_costs(tokens)) + products
 
     def core_gradient_costs(self, tokens: int) -> tuple[int, int]:
-        """Cost of both ways from input `x` and gradient `g` to that of the core.
+        """Cost of both ways to compute the gradient of the core from input `x` and gradient `g`.
 
         Args:
-            tokens: Number of rows of the input.
+            tokens: Number of tokens.
 
         Returns:
             The costs of `L^T (g^T x) M^T` and of `(g L)^T (x M^T)`.
@@ -127,14 +127,14 @@ def kron_cost(
     Args:
         sizes: Sizes `a_i` of the row's modes.
         ranks: Sizes `b_i` they become, in the same order.
-        identity: Positions of the modes whose matrix is the identity, which cost nothing.
-        move: Multiply-adds in the time that a value takes to memory and back.
+        identity: Indices of the modes whose matrix is the identity, which cost nothing.
+        move: Multiply-adds in the time in which a value moves to memory and back.
 
     Returns:
         The cost per row.
 
     Example:
-        A whole dimension is one dense product; a split one costs little.
+        An unsplit dimension is one dense product; a tensorized one costs little.
 
         >>> kron_cost([4096], [4096]), kron_cost([64, 64], [64, 64])
         (17039360, 1048576)
@@ -146,20 +146,20 @@ def kron_cost(
     return cost
 
 
-def keeps_delta_weight(out_features: int, tokens: int) -> bool:
-    """Whether a built update is kept until backward: if it is no larger than the layer's input.
+def saves_delta_weight(out_features: int, tokens: int) -> bool:
+    """Whether a built weight update is saved for backward: if it is no larger than the input.
 
     Args:
-        out_features: Number of rows of the update.
-        tokens: Number of rows of the input, which are as long.
+        out_features: Number of rows of the weight update.
+        tokens: Number of tokens, each as long as a row.
 
     Returns:
-        Whether it is kept. Else it is built again.
+        Whether it is saved; otherwise backward builds it again.
     """
     return out_features <= tokens
 
 
-@lru_cache(maxsize=4096)  # asked by every layer in every step, of few shapes
+@lru_cache(maxsize=4096)  # called by every layer in every step, for few shapes
 def choose_compute(
     shape: NetworkShape,
     tokens: int,
@@ -168,20 +168,20 @@ def choose_compute(
     projected: bool = False,
     recompute: bool = False,
 ) -> Literal["factored", "materialized"]:
-    """Pick the cheaper way for forward and backward together.
+    """Choose the cheaper path for forward and backward together.
 
     Args:
         shape: Sizes of the network.
-        tokens: Number of rows of the input.
+        tokens: Number of tokens.
         fused: As in `NetworkShape.materialized_cost`.
         projected: As in `NetworkShape.factored_cost`.
         recompute: As in `NetworkShape.materialized_cost`.
 
     Returns:
-        The cheaper way; `factored`, which needs less memory, if they cost the same.
+        The cheaper path; `factored`, which needs less memory, if they cost the same.
 
     Example:
-        A 4096 x 4096 layer with one side split in 64 x 64: few tokens go through the factors.
+        A 4096 x 4096 layer with one dimension of modes 64 x 64: few tokens take the factored path.
 
         >>> shape = NetworkShape(modes=(64, 64, 4096), ranks=(64, 64, 4096), out_order=2)
         >>> [choose_compute(shape, tokens, fused=True) for tokens in (1024, 8192)]
@@ -194,14 +194,14 @@ def choose_compute(
 
 @lru_cache(maxsize=4096)
 def weight_gradient_first(shape: NetworkShape, tokens: int) -> bool:
-    """Whether `L^T (g^T x) M^T` is the cheaper way to the gradient of the core.
+    """Whether `L^T (g^T x) M^T` is the cheaper way to compute the gradient of the core.
 
     Args:
         shape: Sizes of the network.
-        tokens: Number of rows of the input.
+        tokens: Number of tokens.
 
     Returns:
-        True for that way, false for `(g L)^T (x M^T)`.
+        True for `L^T (g^T x) M^T`, false for `(g L)^T (x M^T)`.
     """
     weight_first, rows_first = shape.core_gradient_costs(tokens)
     return weight_first < rows_first

@@ -1,14 +1,14 @@
-"""Frozen random tensors that are a function of their key, and of nothing else.
+"""Frozen random tensors that depend on their key alone.
 
-A tensor is drawn on the CPU from a stream of bits of its own: SHAKE-256 over the text of its key.
+Each tensor is drawn on the CPU from its own stream of bits: SHAKE-256 over the text of its key.
 Each step from bits to float32 is exact or correctly rounded (integer arithmetic; single +, -, *, /
 and square roots in float64), so the result does not depend on device, threads, vector unit or the
-version of torch. Seeded generators of torch do not promise that: `torch.randn` gives other bits
+version of torch. Seeded generators of torch do not guarantee that: `torch.randn` returns other bits
 with AVX2 than without.
 
-With `I_i` and `R_i` as in `tera_pl.tensor.network`, variances make the update unit-gain: with all
-vectors one, `E ||DeltaW x||^2 = ||x||^2`. That holds for variances `1 / R_i` of in factors,
-`1 / I_i` of out factors and `1 / prod(R_out)` of the core; identity factors stay exactly that.
+With `I_i` and `R_i` as in `tera_pl.tensor.network`, variances make the weight update unit-gain:
+with all scaling vectors one, `E ||DeltaW x||^2 = ||x||^2`. That holds for variances `1 / R_i` of in
+factors, `1 / I_i` of out factors and `1 / prod(R_out)` of the core; identity factors stay unscaled.
 """
 
 import hashlib
@@ -37,8 +37,8 @@ class FrozenKey:
 
     Args:
         seed: Seed of the adapter.
-        role: `core`, or `out` or `in` for a factor of that side.
-        position: Of the factor's mode within its side; 0 for a core.
+        role: `core`, or `out` or `in` for a factor of an out or in mode.
+        position: Index of the factor's mode among the out or in modes; 0 for a core.
         shape: Shape of the tensor: the ranks, or `(R_i, I_i)`.
         split: Number of out modes of a core; 0 for a factor.
         distribution: How entries are drawn.
@@ -62,7 +62,7 @@ class FrozenKey:
 
     @property
     def variance(self) -> float:
-        """Variance of an entry that makes the update unit-gain."""
+        """Variance of an entry that makes the weight update unit-gain."""
         if self.role == "core":
             return 1 / math.prod(self.shape[: self.split])
         return 1 / (self.shape[0] if self.role == "in" else self.shape[1])
@@ -76,7 +76,7 @@ def network_keys(
     core_init: CoreInit,
     factor_init: FactorInit,
 ) -> tuple[FrozenKey, list[FrozenKey]]:
-    """Name the frozen tensors of a network.
+    """Build the keys of the frozen tensors of a network.
 
     Args:
         out_modes: Sizes of the out modes.
@@ -111,14 +111,14 @@ def draw(key: FrozenKey) -> Tensor:
     """Draw a frozen tensor.
 
     Args:
-        key: What it depends on.
+        key: Its key.
 
     Returns:
-        A float32 tensor of shape `key.shape` on the CPU. Never an inference tensor, which could
-        not take part in training later.
+        A float32 tensor of shape `key.shape` on the CPU. It is never an inference tensor, which
+        could not be used in training later.
 
     Raises:
-        UserError: If the distribution is not one for this role.
+        UserError: If the role has no such distribution.
     """
     scale = math.sqrt(key.variance)
     if key.distribution == "identity" and key.role != "core":
@@ -142,7 +142,7 @@ def draw_parts(key: FrozenKey) -> list[Tensor] | None:
     """Draw the matrices whose Kronecker product a `kronecker` factor, or unfolded core, is.
 
     Args:
-        key: What they depend on.
+        key: Key of the tensor.
 
     Returns:
         Two matrices of the most balanced sizes with orthogonal rows or columns, or one where a
@@ -163,13 +163,13 @@ def draw_parts(key: FrozenKey) -> list[Tensor] | None:
 
 
 def part_shapes(key: FrozenKey) -> list[tuple[int, int]] | None:
-    """Give the shapes of what `draw_parts` draws.
+    """Return the shapes of what `draw_parts` draws.
 
     Args:
-        key: What they depend on.
+        key: Key of the tensor.
 
     Returns:
-        Rows and columns of each, or null where nothing is.
+        Rows and columns of each, or null where it draws nothing.
 
     Raises:
         UserError: If the rank of a factor is below the size.
@@ -191,25 +191,25 @@ def _is_composite(size: int) -> bool:
 
 
 def _matrix_shape(key: FrozenKey) -> tuple[int, int]:
-    """Shape of a factor, or of the unfolded core."""
+    """Shape of a factor or of the unfolded core."""
     split = key.split or 1
     return math.prod(key.shape[:split]), math.prod(key.shape[split:])
 
 
 def _orthogonal(name: str, rows: int, columns: int) -> Tensor:
-    """Rows or columns orthogonal, entries of unit variance, in float64."""
+    """Matrix with orthogonal rows or columns and entries of unit variance, in float64."""
     size = max(rows, columns)
     return kac_rotation(name, size)[:rows, :columns] * math.sqrt(size)
 
 
 def digest(tensor: Tensor) -> str:
-    """Give the SHA-256, in hexadecimal, over a tensor's float32 bytes (little-endian)."""
+    """Return the SHA-256, in hexadecimal, over a tensor's float32 bytes (little-endian)."""
     values = tensor.detach().float().cpu().contiguous()
     return hashlib.sha256(values.numpy().tobytes()).hexdigest()
 
 
 def fingerprint(digests: Mapping[str, str]) -> str:
-    """Identify a set of frozen tensors.
+    """Compute the fingerprint of a set of frozen tensors.
 
     Args:
         digests: Digest of each tensor as drawn, by the text of its key.
@@ -222,15 +222,15 @@ def fingerprint(digests: Mapping[str, str]) -> str:
 
 
 class FrozenTensor(nn.Module):
-    """One frozen tensor, to be shared as a module and never in a state dict.
+    """One frozen tensor, shared as a module and never in a state dict.
 
     A tensor that is registered in two layers becomes two after `.to()`; a module that is
     registered in two layers stays one.
 
     Args:
-        key: What the tensor depends on.
-        device: Where it lives; nothing is drawn on the meta device.
-        dtype: Type it is cast to after it was drawn in float32.
+        key: Its key.
+        device: Its device; nothing is drawn on the meta device.
+        dtype: Dtype it is cast to after it was drawn in float32.
     """
 
     value: Tensor
@@ -260,22 +260,22 @@ class FrozenTensor(nn.Module):
             self.register_buffer(f"part{index}", moved, persistent=False)
 
     def parts(self) -> tuple[Tensor, ...] | None:
-        """Give the matrices whose Kronecker product the tensor is: none for the identity.
+        """Return the matrices whose Kronecker product the tensor is: `()` for the identity.
 
         Returns:
-            Matrices to use in the place of the tensor, which saves most of its products, or null
-            if it has no such structure.
+            Matrices to use instead of the tensor, which saves most of its products, or null if it
+            has no such structure.
         """
         if self._num_parts is None:
             return None
         return tuple(getattr(self, f"part{index}") for index in range(self._num_parts))
 
     def replace(self, value: Tensor) -> None:
-        """Take another value, from a file.
+        """Replace the value by one from a file.
 
         Args:
-            value: Of the same shape; copied, for a view of a mapped file lies at any address, and
-                products differ in their last bits with the alignment.
+            value: Of the same shape; copied, because a view of a mapped file may have any
+                alignment, on which the last bits of products depend.
         """
         found = digest(value)
         if found != self.digest:

@@ -1,4 +1,4 @@
-"""Products of float32 matrices in full, where results are compared, stored or decomposed."""
+"""Full float32 precision of matrix products whose results are compared, stored or decomposed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Leave TF32 out: it keeps 10 of 23 bits of what it multiplies. Also a decorator."""
+    """Disable TF32, which keeps 10 of 23 bits of what it multiplies. Also a decorator."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -1,4 +1,4 @@
-"""Split a dimension into modes."""
+"""Tensorize a dimension: split it into modes."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ def plan_modes(size: int, modes: int | Sequence[int]) -> tuple[int, ...]:
 
     Args:
         size: The dimension, at least 1.
-        modes: How many modes, split as evenly as the divisors of `size` allow (smallest sum, then
-            in ascending order; 1 leaves the dimension whole), or the sizes themselves.
+        modes: Number of modes, as equal as the divisors of `size` allow (smallest sum, then in
+            ascending order; 1 does not split the dimension), or the sizes themselves.
 
     Returns:
-        The sizes of the modes, each at least 2 unless there is one only.
+        The mode sizes, each at least 2 unless there is only one.
 
     Raises:
-        UserError: If there is no such split, naming the size.
+        UserError: If there is no such tensorization, naming the size.
 
     Example:
         >>> plan_modes(4096, 3)
@@ -44,7 +44,7 @@ def _balanced(size: int, num_modes: int) -> tuple[int, ...]:
     if best is None:
         raise UserError(
             f"cannot split size {size} into {num_modes} modes of at least 2: it has only "
-            f"{_num_prime_factors(size)} prime factors; use fewer modes, or 1 to leave it whole"
+            f"{_num_prime_factors(size)} prime factors; use fewer modes, or 1 to leave it unsplit"
         )
     return best
 

@@ -1,4 +1,4 @@
-"""The tensor network of TeRA and the weight update it stands for.
+"""The tensor network of TeRA and the weight update it represents.
 
 Notation, as in the paper (Gu et al., arXiv 2509.03234, Eq. 5 and 6), modes counted from 0:
 
@@ -7,7 +7,7 @@ Notation, as in the paper (Gu et al., arXiv 2509.03234, Eq. 5 and 6), modes coun
     I_i R_i  size and rank of mode i
     G        core, (R_0, ..., R_{N-1}); G_k its unfolding, (prod R_out, prod R_in)
     A_i      factor, (R_i, I_i)
-    d_i      vector, (R_i,), the trained diagonal
+    d_i      scaling vector, (R_i,), the trainable diagonal
     L, M     kron of the out factors transposed, kron of the in factors; never formed
     D_L D_R  diagonals: kron of the out vectors times `scaling`, kron of the in vectors
 
@@ -17,7 +17,7 @@ Notation, as in the paper (Gu et al., arXiv 2509.03234, Eq. 5 and 6), modes coun
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -28,21 +28,27 @@ from tera_pl.tensor.full_float32 import full_float32
 
 @dataclass(frozen=True)
 class TensorNetwork:
-    """Core, factors and vectors of one weight update.
+    """Core, factors and scaling vectors of one weight update.
 
     Args:
         core: Tensor of shape `(R_0, ..., R_{N-1})`.
         factors: One matrix of shape `(R_i, I_i)` per mode.
-        vectors: One vector of shape `(R_i,)` per mode.
-        out_order: Number of leading modes that make the output dimension, in `[1, N)`.
-        scaling: Multiplies the update.
-        parts: For some modes the matrices whose Kronecker product the factor is; none for the
-            identity. Products go through them.
+        vectors: One scaling vector of shape `(R_i,)` per mode.
+        out_order: Number of leading modes that make up the output dimension, in `[1, N)`.
+        scaling: Multiplies the weight update.
+        parts: For some modes the matrices whose Kronecker product the factor is; an empty sequence
+            for the identity. Products go through them.
         core_parts: The matrices whose Kronecker product the unfolded core is, if it is one.
-        recompute: Whether backward computes again what forward could keep for it.
+        recompute: Whether backward computes again what forward could save for it.
+
+    Attributes:
+        modes: Sizes `(I_0, ..., I_{N-1})`.
+        out_factors: Factors of the output dimension, as products go through them.
+        in_factors: Factors of the input dimension, likewise.
+        shape: Sizes of all matrices that products go through; bits are those of the core.
 
     Raises:
-        ValueError: If numbers or shapes disagree, naming the mode.
+        ValueError: If the number of modes or shapes disagree, naming the mode.
     """
 
     core: Tensor
@@ -53,6 +59,11 @@ class TensorNetwork:
     parts: Mapping[int, Sequence[Tensor]] = field(default_factory=dict)
     core_parts: Sequence[Tensor] = ()
     recompute: bool = False
+    # Derived once: every forward pass asks for them.
+    modes: tuple[int, ...] = field(init=False, compare=False, repr=False)
+    out_factors: "Matrices" = field(init=False, compare=False, repr=False)
+    in_factors: "Matrices" = field(init=False, compare=False, repr=False)
+    shape: NetworkShape = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not len(self.factors) == len(self.vectors) == self.core.ndim:
@@ -73,26 +84,18 @@ class TensorNetwork:
                     f"a vector of shape ({rank},), got {tuple(factor.shape)} and "
                     f"{tuple(vector.shape)}"
                 )
+        self._set("modes", tuple(factor.shape[1] for factor in self.factors))
+        self._set("out_factors", self._matrices(range(self.out_order)))
+        self._set("in_factors", self._matrices(range(self.out_order, self.core.ndim)))
+        self._set("shape", self._product_shape())
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen
 
     @property
     def ranks(self) -> tuple[int, ...]:
         """Ranks `(R_0, ..., R_{N-1})`."""
         return tuple(self.core.shape)
-
-    @property
-    def modes(self) -> tuple[int, ...]:
-        """Sizes `(I_0, ..., I_{N-1})`."""
-        return tuple(factor.shape[1] for factor in self.factors)
-
-    @property
-    def out_factors(self) -> "Matrices":
-        """Factors of the output dimension, for products."""
-        return self._matrices(range(self.out_order))
-
-    @property
-    def in_factors(self) -> "Matrices":
-        """Factors of the input dimension, for products."""
-        return self._matrices(range(self.out_order, self.core.ndim))
 
     @property
     def core_matrices(self) -> Sequence[Tensor]:
@@ -110,7 +113,7 @@ class TensorNetwork:
         return math.prod(self.modes[self.out_order :])
 
     def cast(self, dtype: torch.dtype) -> "TensorNetwork":
-        """Give the network with core and factors of a type, vectors as they are."""
+        """Cast core and factors to a dtype, not the scaling vectors."""
         if self.core.dtype == dtype:
             return self
         return replace(
@@ -121,9 +124,7 @@ class TensorNetwork:
             core_parts=[part.to(dtype) for part in self.core_parts],
         )
 
-    @cached_property
-    def shape(self) -> NetworkShape:
-        """Sizes of the matrices that products go through; the type is that of the core."""
+    def _product_shape(self) -> NetworkShape:
         matrices = [*self.out_factors, *self.in_factors]
         sizes = [(m, m) if isinstance(m, int) else (m.shape[0], m.shape[1]) for m in matrices]
         return NetworkShape(
@@ -138,24 +139,24 @@ class TensorNetwork:
     def _matrices(self, modes: range) -> "Matrices":
         matrices: list[Tensor | int] = []
         for mode in modes:
-            whole = self.core.shape[mode]
-            matrices += self.parts.get(mode, [self.factors[mode]]) or [whole]
+            rank = self.core.shape[mode]  # of an identity, the size
+            matrices += self.parts.get(mode, [self.factors[mode]]) or [rank]
         return matrices
 
     def unfolded_core(self) -> Tensor:
-        """Give `G_k`, `(prod R_out, prod R_in)`: a view of the core, or its parts multiplied."""
+        """Return `G_k`, `(prod R_out, prod R_in)`: a view of the core, or its parts multiplied."""
         if self.core_parts:
             return reduce(torch.kron, self.core_parts)
         return self.core.reshape(math.prod(self.ranks[: self.out_order]), -1)
 
     def diagonals(self) -> tuple[Tensor, Tensor]:
-        """Give the diagonals of `D_L`, scaling included, and `D_R`; differentiable."""
+        """Return the diagonals of `D_L`, scaling included, and `D_R`; differentiable."""
         left = kron_vectors(self.vectors[: self.out_order]) * self.scaling
         return left, kron_vectors(self.vectors[self.out_order :])
 
 
 def kron_vectors(vectors: Sequence[Tensor]) -> Tensor:
-    """Multiply vectors out to their Kronecker product, `(..., sizes) -> (..., prod sizes)`."""
+    """Compute the Kronecker product of vectors, `(..., sizes) -> (..., prod sizes)`."""
     product = vectors[0]
     for vector in vectors[1:]:
         product = (product.unsqueeze(-1) * vector.unsqueeze(-2)).flatten(-2)
@@ -206,7 +207,7 @@ def _multiply_modes(values: Tensor, matrices: Matrices) -> Tensor:
         elif after >= matrix.shape[0]:
             values = matrix.T @ values.reshape(before, matrix.shape[0], after)
         else:
-            # Many tall products, a few columns each, are slow: all of them as the rows of one.
+            # Many tall products with a few columns each are slow: fold them into one.
             folded = values.reshape(before, matrix.shape[0], after).transpose(1, 2)
             product = folded.reshape(before * after, matrix.shape[0]) @ matrix
             values = product.reshape(before, after, matrix.shape[1]).transpose(1, 2)
@@ -229,11 +230,11 @@ def build_delta_weight(network: TensorNetwork, left: Tensor, right: Tensor) -> T
         right: Diagonal of `D_R`, of shape `(prod R_in,)`.
 
     Returns:
-        Matrix of shape `(out_features, in_features)`, in the type of the core.
+        Matrix of shape `(out_features, in_features)`, in the dtype of the core.
     """
     core = network.unfolded_core()
     scaled = core * left.unsqueeze(1)
-    # In place where autograd does not look: matrices of this size are most of the memory traffic.
+    # In place without autograd: matrices of this size are most of the memory traffic.
     scaled = scaled * right if torch.is_grad_enabled() else scaled.mul_(right)
     return kron_matmul_left(
         network.out_factors, kron_matmul(scaled.to(core.dtype), network.in_factors)
@@ -245,10 +246,10 @@ def contract(network: TensorNetwork) -> Tensor:
     """Contract the network to its weight update (Eq. 5 and 6).
 
     Args:
-        network: The network; gradients flow to its vectors.
+        network: The network; gradients flow to its scaling vectors.
 
     Returns:
-        `DeltaW` of shape `(out_features, in_features)`, in the widest type of core and vectors.
+        `DeltaW` of shape `(out_features, in_features)`, in the wider dtype of core and vectors.
     """
     dtype = torch.promote_types(network.core.dtype, network.vectors[0].dtype)
     wide = network.cast(dtype)

@@ -1,7 +1,7 @@
-"""Random numbers from a named stream of bits, the same on every machine.
+"""Random values from a named stream of bits, the same on every machine.
 
 Words of 32 bits come from SHAKE-256 over a name and a counter. All arithmetic is in float64, one
-elementwise operation at a time and only such as IEEE 754 rounds correctly.
+elementwise operation at a time, with only those operations that IEEE 754 rounds correctly.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ CHUNK = 1 << 20  # words per digest: bounds memory at a few tens of megabytes
 
 
 def words(name: str, count: int) -> Iterator[Tensor]:
-    """Give the first words of a stream.
+    """Generate the first words of a stream.
 
     Args:
         name: Name of the stream.
-        count: How many words.
+        count: Number of words.
 
     Yields:
         Tensors of at most `CHUNK` integers in `[0, 2^32)`, int64.
@@ -36,7 +36,7 @@ def rademacher(name: str, count: int) -> Iterator[Tensor]:
 
     Args:
         name: Name of the stream.
-        count: How many.
+        count: Number of values.
 
     Yields:
         Chunks in float64.
@@ -47,11 +47,11 @@ def rademacher(name: str, count: int) -> Iterator[Tensor]:
 
 
 def uniform(name: str, count: int) -> Iterator[Tensor]:
-    """Draw uniform numbers of mean 0 and variance 1.
+    """Draw uniform values of mean 0 and variance 1.
 
     Args:
         name: Name of the stream.
-        count: How many.
+        count: Number of values.
 
     Yields:
         Chunks in float64.
@@ -61,11 +61,11 @@ def uniform(name: str, count: int) -> Iterator[Tensor]:
 
 
 def normal(name: str, count: int) -> Iterator[Tensor]:
-    """Draw standard normal numbers, by inversion.
+    """Draw standard normal values by inversion.
 
     Args:
         name: Name of the stream.
-        count: How many.
+        count: Number of values.
 
     Yields:
         Chunks in float64.
@@ -159,9 +159,9 @@ def kac_rotation(name: str, size: int) -> Tensor:
     """Draw a random rotation by a parallel Kac walk.
 
     Starting from the identity, each stage pairs all rows at random and turns every pair by a
-    random angle. After a few times `log2(size)` stages the matrix looks like one drawn from the
-    Haar measure; it is orthogonal to rounding at any stage. A QR decomposition would be neither
-    bit-stable nor cheaper to make so.
+    random angle. After a few times `log2(size)` stages the matrix is close to one drawn from
+    the Haar measure; it is orthogonal to rounding at any stage. A QR decomposition is not
+    bit-stable, and making it so would not be cheaper.
 
     Args:
         name: Name of the stream.

@@ -1,1 +1,1 @@
-"""The theorems of the paper in numbers, and fits of the family to a given update."""
+"""The theorems of the paper as functions, and fits of TeRA to a given weight update."""

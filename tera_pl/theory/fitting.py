@@ -1,15 +1,15 @@
-"""Fit the vectors of a tensor network to a given update by alternating least squares.
+"""Fit the scaling vectors of a tensor network to a weight update by alternating least squares.
 
-Notation as in `tera_pl.tensor.network`. The update is linear in each vector while the others are
-fixed. With `A_i^T = Q_i S_i`, the update is the core with vectors and all `S_j` applied, turned by
-the `Q_j`. For vector `i`, let `B` have as columns the slices of the core along mode `i`, scaled by
+Notation as in `tera_pl.tensor.network`. The weight update is linear in each vector while the others
+are fixed. With `A_i^T = Q_i S_i`, it is the core with vectors and all `S_j` applied, rotated by the
+`Q_j`. For vector `i`, let `B` have as columns the slices of the core along mode `i`, scaled by
 the other vectors and with their `S_j` applied, and `B = Q R`. Then
 
     min ||Y - X d_i||,   X = S_i and R multiplied column by column (Khatri-Rao)
                          Y = the target in the coordinates of the Q_j and Q
 
-so that no matrix is larger than the core or has more than `R_i^3` entries; the update itself is
-never built. Nor are the normal equations, whose condition number is the square of that of `X`.
+so that no matrix is larger than the core or has more than `R_i^3` entries; the weight update itself
+is never built. Nor are the normal equations, whose condition number is the square of that of `X`.
 """
 
 import math
@@ -25,12 +25,12 @@ from tera_pl.tensor.network import kron_matmul, kron_matmul_left
 
 @dataclass(frozen=True)
 class Fit:
-    """Vectors that bring an update near a target.
+    """Scaling vectors that bring a weight update near a target.
 
     Args:
         vectors: One per mode, in float64.
-        errors: `||W - DeltaW||_F^2` at the start and after every sweep over the modes; it never
-            grows but by rounding.
+        errors: `||W - DeltaW||_F^2` at the start and after every sweep over the modes; it grows
+            only by rounding.
     """
 
     vectors: tuple[Tensor, ...]
@@ -38,28 +38,27 @@ class Fit:
 
     @property
     def error(self) -> float:
-        """The squared distance that was reached."""
+        """The squared distance after the last sweep."""
         return self.errors[-1]
 
 
 def fit_vectors(
     network: TensorNetwork, target: Tensor, max_sweeps: int = 200, tolerance: float = 1e-6
 ) -> Fit:
-    """Bring the update near a target by its vectors, in float64.
+    """Fit the scaling vectors to a target, in float64.
 
     Args:
-        network: Where to start: core, factors and scaling stay, vectors are replaced. Nothing in it
-            is changed.
+        network: The initial network; core, factors and scaling stay as they are. Not changed.
         target: Of shape `(out_features, in_features)`.
         max_sweeps: Largest number of sweeps over all modes.
         tolerance: Stop when a sweep lowers the error by less than this share of the target's
             squared norm.
 
     Returns:
-        The vectors of a local minimum, or near it.
+        Vectors at or near a local minimum.
 
     Raises:
-        ValueError: If the target has another shape than the update.
+        ValueError: If the target has another shape than the weight update.
     """
     shape = (network.out_features, network.in_features)
     if target.shape != shape:
@@ -75,7 +74,7 @@ def fit_vectors(
         for mode in range(network.core.ndim):
             vectors = _balanced(vectors)
             matrix, right = problem.equations(vectors, mode)
-            # By singular values: a zero in another vector leaves columns of zeros.
+            # By singular values: a zero in another vector makes columns zero.
             vectors[mode] = torch.linalg.lstsq(matrix, right, driver="gelsd").solution.squeeze(1)
             error = norm + _excess(matrix, right, vectors[mode])
         errors.append(max(error, 0.0))
@@ -92,8 +91,8 @@ def best_fit(
     Args:
         network: Core, factors and scaling.
         target: Of shape `(out_features, in_features)`.
-        starts: Sets of vectors to start from.
-        sweeps: Largest number of sweeps for each.
+        starts: Initial scaling vectors, one set per fit.
+        sweeps: Largest number of sweeps of each fit.
 
     Returns:
         The fit with the smallest error.
@@ -103,12 +102,12 @@ def best_fit(
 
 
 def random_starts(ranks: Sequence[int], number: int, seed: int = 0) -> list[list[Tensor]]:
-    """Draw vectors to start from: all ones first, then normal ones.
+    """Draw initial scaling vectors: first all ones, then normal ones.
 
     Args:
         ranks: One size per vector.
-        number: How many sets.
-        seed: Of the draw.
+        number: Number of sets.
+        seed: Seed of the draw.
 
     Returns:
         Sets of vectors in float64.
@@ -131,8 +130,8 @@ def best_rank_one(
 
     Args:
         tensor: Of two modes or more, in float64.
-        out_order: Any split; the result does not depend on it.
-        starts: How many starts to try.
+        out_order: Any; the result does not depend on it.
+        starts: Number of starts.
 
     Returns:
         The vectors, and the squared distance `||Z||_F^2 - ||Z||_2^2`.
@@ -154,7 +153,7 @@ def best_rank_one(
 
 
 def double(network: TensorNetwork) -> TensorNetwork:
-    """Give a network in float64, without gradients."""
+    """Copy a network in float64, without gradients."""
     return TensorNetwork(
         network.core.detach().double(),
         [factor.detach().double() for factor in network.factors],
@@ -169,7 +168,7 @@ def _with(network: TensorNetwork, vectors: Sequence[Tensor]) -> TensorNetwork:
 
 
 def _balanced(vectors: Sequence[Tensor]) -> list[Tensor]:
-    """Give all vectors the same length, which leaves their outer product as it is."""
+    """Scale all vectors to the same length, which does not change their outer product."""
     lengths = [vector.norm().item() for vector in vectors]
     if min(lengths) == 0.0:
         return list(vectors)
@@ -177,14 +176,14 @@ def _balanced(vectors: Sequence[Tensor]) -> list[Tensor]:
     return [vector * (mean / length) for vector, length in zip(vectors, lengths, strict=True)]
 
 
-def _rows(tensor: Tensor, mode: int) -> Tensor:
-    """Slices of a mode as rows."""
+def _slices(tensor: Tensor, mode: int) -> Tensor:
+    """Flatten the slices along a mode, one row each."""
     return tensor.movedim(mode, 0).flatten(1)
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """What stays while vectors change.
+    """What does not change with the vectors.
 
     Args:
         core: Scaling included.
@@ -205,18 +204,18 @@ class _Problem:
         return cls(network.core * network.scaling, triangles, image)
 
     def equations(self, vectors: Sequence[Tensor], mode: int) -> tuple[Tensor, Tensor]:
-        """`X` and `Y`, a column, for the vector of a mode."""
+        """Compute `X` and the column `Y` for the vector of a mode."""
         scaled = self.core
         for other, vector in enumerate(vectors):
             if other != mode:
                 scaled = scaled * vector.reshape(-1, *[1] * (scaled.ndim - other - 1))
         others = [triangle.T for other, triangle in enumerate(self.triangles) if other != mode]
-        basis, triangle = torch.linalg.qr(kron_matmul(_rows(scaled, mode), others).T)
+        basis, triangle = torch.linalg.qr(kron_matmul(_slices(scaled, mode), others).T)
         matrix = self.triangles[mode].unsqueeze(1) * triangle
-        return matrix.flatten(0, 1), (_rows(self.image, mode) @ basis).reshape(-1, 1)
+        return matrix.flatten(0, 1), (_slices(self.image, mode) @ basis).reshape(-1, 1)
 
 
 def _excess(matrix: Tensor, right: Tensor, vector: Tensor) -> float:
-    """What the squared error is above the target's squared norm: never positive at a minimum."""
+    """Squared error minus the target's squared norm: never positive at a minimum."""
     left = right - matrix @ vector.unsqueeze(1)
     return (left.square().sum() - right.square().sum()).item()

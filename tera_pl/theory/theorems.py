@@ -1,8 +1,8 @@
-"""The three theorems of TeRA as functions of numbers (Gu et al., arXiv 2509.03234).
+"""The three theorems of TeRA as functions (Gu et al., arXiv 2509.03234).
 
 Notation as in `tera_pl.tensor.network`: `DeltaW = L D_L G_k D_R M`, of shape
-`(out_features, in_features)`. `docs/theory.md` has the statements, their proofs and where they
-differ from the paper's.
+`(out_features, in_features)`. `docs/theory.md` has the statements, their proofs and their
+differences from the paper's.
 """
 
 import math
@@ -18,7 +18,7 @@ from tera_pl.theory.fitting import best_rank_one, double
 
 
 def rank_bound(ranks: Sequence[int], out_order: int) -> int:
-    """Bound the rank of an update as Theorem 1 does (Eq. 8): `min(prod R_out, prod R_in)`.
+    """Bound the rank of a weight update by Theorem 1 (Eq. 8): `min(prod R_out, prod R_in)`.
 
     Args:
         ranks: `(R_1, ..., R_N)`.
@@ -35,15 +35,15 @@ def rank_bound(ranks: Sequence[int], out_order: int) -> int:
 
 
 def generic_rank(network: TensorNetwork) -> int:
-    """Give the rank of an update for almost all cores and factors of these sizes.
+    """Compute the rank of a weight update for almost all cores and factors of these sizes.
 
     With `n_i` entries of vector `i` that are not zero, it is the smaller of the products of
-    `min(n_i, I_i)` over the out modes and over the in modes. No core and no factors with these
-    vectors have a larger rank. A zero in a vector of size `R_i` takes the share `1 / R_i` of its
-    side: half of it in a mode of size two.
+    `min(n_i, I_i)` over the out modes and over the in modes. No core and factors with these vectors
+    give a larger rank. A zero in a vector of size `R_i` reduces the product over its modes by the
+    share `1 / R_i`: by half in a mode of size two.
 
     Args:
-        network: Its vectors, sizes and split are looked at; not its core and factors.
+        network: Only its vectors, sizes and `out_order` matter, not its core and factors.
 
     Returns:
         The rank, 0 if a vector or the scaling is zero.
@@ -58,11 +58,11 @@ def generic_rank(network: TensorNetwork) -> int:
 
 
 def factorizations(size: int, smallest: int = 2) -> Iterator[tuple[int, ...]]:
-    """List every way to write a size as a product of sizes of at least two, whatever their order.
+    """Generate all factorizations of a size into factors of at least two, regardless of order.
 
     Args:
         size: At least 2.
-        smallest: Leave out what has a smaller factor.
+        smallest: Smallest allowed factor.
 
     Yields:
         The factors in ascending order; the size alone comes last.
@@ -81,11 +81,11 @@ def factorizations(size: int, smallest: int = 2) -> Iterator[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class FullRankCounts:
-    """Trained numbers of one update of full rank, by method.
+    """Trainable parameters of one weight update of full rank, by method.
 
     Args:
-        tera_fewest: Every dimension split into its prime factors.
-        tera_most: Both dimensions left whole.
+        tera_fewest: Every dimension tensorized into its prime factors.
+        tera_most: Neither dimension split.
         hira: Rank one: `diag(b) W_0 diag(a)` has the rank of `W_0`.
         vera: One vector for the rows and one for the rank, which must be the smaller dimension.
         lora: Two factors whose inner size is the smaller dimension.
@@ -99,33 +99,33 @@ class FullRankCounts:
 
 
 def full_rank_counts(out_features: int, in_features: int) -> FullRankCounts:
-    """Count what each method trains where it allows an update of full rank (Theorem 2).
+    """Count the trainable parameters with which each method allows full rank (Theorem 2).
 
     Args:
-        out_features: Rows of the update, at least 2.
+        out_features: Rows of the weight update, at least 2.
         in_features: Columns, at least 2.
 
     Returns:
-        The counts. VeRA trains fewer than the paper's `out_features + in_features` where the
-        matrix is wider than high.
+        The counts. VeRA trains fewer than the paper's `out_features + in_features` if the
+        matrix has more columns than rows.
     """
     least = min(out_features, in_features)
     total = out_features + in_features
-    # Splitting a factor never makes a sum larger, so that prime factors have the smallest.
+    # Splitting a factor never increases the sum, so prime factors have the smallest.
     fewest = sum(min(map(sum, factorizations(size))) for size in (out_features, in_features))
     return FullRankCounts(fewest, total, total, out_features + least, total * least)
 
 
 @dataclass(frozen=True)
 class ErrorBound:
-    """The parts of Theorem 3's bound on the smallest `||W - DeltaW||_F^2` over all vectors.
+    """The terms of Theorem 3's bound on the smallest `||W - DeltaW||_F^2` over all vectors.
 
     Args:
-        outside: First term, `||W - L L^+ W M^+ M||_F^2`: what no core and no vectors reach.
+        outside: First term, `||W - L L^+ W M^+ M||_F^2`: what no core and vectors reach.
         residual: `||Z||_F^2 - ||Fold(Z)||_2^2`, with `Z = L^+ W M^+ / G_k`: the squared distance of
             `Z` to the nearest tensor of rank one. Infinite if the core has a zero.
         largest: Largest absolute entry of the core, `g_max`.
-        frobenius: `||L||_F^2 ||M||_F^2`, as the paper has it.
+        frobenius: `||L||_F^2 ||M||_F^2`, as in the paper.
         spectral: `||L||_2^2 ||M||_2^2`, never larger.
         nearest: The vectors of that tensor of rank one; `None` if the core has a zero.
     """
@@ -159,16 +159,16 @@ class ErrorBound:
 def error_bound(network: TensorNetwork, target: Tensor) -> ErrorBound:
     """Compute both terms of Theorem 3's bound, in float64.
 
-    The spectral norm of a tensor of three modes or more is hard to compute. What is found here by
-    alternating least squares is at most that, so the second term is at least the true one: what is
-    returned is a bound all the same.
+    The spectral norm of a tensor of three modes or more is hard to compute. The value that
+    alternating least squares find is at most that norm, so the second term is at least the true
+    one, and the result is still a bound.
 
     Args:
-        network: Its core and factors are looked at; its vectors and scaling do not matter.
-        target: The update to approximate, of shape `(out_features, in_features)`.
+        network: Only its core and factors matter, not its vectors and scaling.
+        target: The weight update to approximate, of shape `(out_features, in_features)`.
 
     Returns:
-        The parts of the bound.
+        The terms of the bound.
     """
     network, target = double(network), target.double()
     inverses = [torch.linalg.pinv(factor) for factor in network.factors]

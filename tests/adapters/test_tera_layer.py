@@ -184,7 +184,7 @@ def test_quantized_base(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_held_update_gives_the_same_and_leaves_the_base(
+def test_cached_delta_weight_gives_the_same_and_leaves_the_base(
     dtype: torch.dtype, dropout: float, perturb: Callable
 ) -> None:
     base = nn.Linear(30, 24).to(dtype)
@@ -196,18 +196,20 @@ def test_held_update_gives_the_same_and_leaves_the_base(
     with torch.no_grad():
         expected = net(x)
         adapted.cache_delta_weight()
-        held = net(x)
+        cached = net(x)
         adapted.clear_cached_delta_weight()
         after = net(x)
     # Sums of 30 products, of weights and of an update of like size, rounded to the type.
     bound = 30 * torch.finfo(dtype).eps * 2 * expected.abs().max()
-    assert (held - expected).abs().max() <= bound
+    assert (cached - expected).abs().max() <= bound
     assert not torch.equal(expected, base(x))
     assert torch.equal(after, expected)
     assert torch.equal(base.weight, weight)
 
 
-def test_held_update_costs_one_product(monkeypatch: pytest.MonkeyPatch, perturb: Callable) -> None:
+def test_cached_delta_weight_costs_one_product(
+    monkeypatch: pytest.MonkeyPatch, perturb: Callable
+) -> None:
     net, adapted = adapt(nn.Linear(30, 24))
     perturb(net)
     adapted.cache_delta_weight()
@@ -220,7 +222,7 @@ def test_held_update_costs_one_product(monkeypatch: pytest.MonkeyPatch, perturb:
     assert calls == [(24, 30)]
 
 
-def test_held_update_is_that_of_its_adapter(perturb: Callable) -> None:
+def test_cached_delta_weight_is_that_of_its_adapter(perturb: Callable) -> None:
     net, adapted = adapt(nn.Linear(30, 24), init_weights=False)
     peft_model = get_peft_model(
         net, TeraConfig(target_modules=["0"], init_weights=False, seed=1), "b"
@@ -250,7 +252,7 @@ def test_network_follows_its_tensors_and_settings_and_goes_with_its_adapter() ->
     moved = adapted.get_tensor_network("default")
     assert moved.core.dtype == torch.float64
     assert [id(v) for v in moved.vectors] == [id(v) for v in adapted.tera_vectors["default"]]
-    adapted.tera_config["default"].scaling = 2.0
+    adapted.configs["default"].scaling = 2.0
     assert torch.equal(adapted.get_delta_weight("default"), 2 * contract(moved))
     adapted.tera_vectors["default"][0] = nn.Parameter(torch.zeros(4, dtype=torch.float64))
     assert not adapted.get_delta_weight("default").any()

@@ -134,7 +134,7 @@ def test_saved_frozen_tensors_are_used_where_drawing_gives_others(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda name, value: {name: value + 1}, "is damaged or not its own"),
+        (lambda name, value: {name: value + 1}, "is damaged or belongs to another adapter"),
         (lambda name, value: {}, "lacks 1 frozen tensors"),
     ],
     ids=["changed", "missing"],

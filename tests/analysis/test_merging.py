@@ -215,7 +215,7 @@ def test_an_update_that_depends_on_the_input_is_none():
     (_, layer), *_ = adapted_layers(model).items()
     layer.lora_A["default"] = nn.Sequential(layer.lora_A["default"], nn.ReLU())
     layer.lora_A["default"].weight = layer.lora_A["default"][0].weight
-    with pytest.raises(UserError, match="the update depends on the input"):
+    with pytest.raises(UserError, match="the weight update depends on the input"):
         layer_delta_weight(layer)
 
 

@@ -52,5 +52,5 @@ def test_zero_matrix_has_rank_zero():
 
 
 def test_not_a_number_is_an_error():
-    with pytest.raises(ValueError, match=r"shape \(2, 3\) has entries that are no number"):
+    with pytest.raises(ValueError, match=r"shape \(2, 3\) has NaN or infinite entries"):
         summarize(torch.full((2, 3), math.nan))

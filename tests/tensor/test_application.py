@@ -1,5 +1,7 @@
-"""Both ways to apply a network, forward and backward, and what they keep."""
+"""Both paths of applying a network, forward and backward, and what they save."""
 
+import copy
+import pickle
 import weakref
 from dataclasses import replace
 
@@ -7,10 +9,18 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from tera_pl.tensor import TensorNetwork, application, apply, apply_linear, apply_mixed, contract
+from tera_pl.tensor import (
+    SharedProjections,
+    TensorNetwork,
+    apply,
+    apply_linear,
+    apply_mixed,
+    contract,
+    projection,
+)
 from tests.tensor.conftest import make_network
 
-WAYS = ["factored", "materialized", "auto"]
+PATHS = ["factored", "materialized", "auto"]
 
 
 def rebuild(network, vectors):
@@ -28,7 +38,7 @@ def tensors(network, rows=6, dtype=torch.float64):
     return drawn[0].requires_grad_(), drawn[1], drawn[2]
 
 
-@pytest.mark.parametrize("compute", WAYS)
+@pytest.mark.parametrize("compute", PATHS)
 def test_application_is_the_product_with_the_update(network, compute):
     inputs, weight, bias = tensors(network)
     update = contract(network)
@@ -43,7 +53,7 @@ def test_application_is_the_product_with_the_update(network, compute):
     )
 
 
-@pytest.mark.parametrize("compute", WAYS[:2])
+@pytest.mark.parametrize("compute", PATHS[:2])
 def test_gradients(network, compute):
     inputs, weight, bias = tensors(network)
 
@@ -57,7 +67,7 @@ def test_gradients(network, compute):
     assert gradcheck(with_layer, (inputs, *network.vectors))
 
 
-@pytest.mark.parametrize("compute", WAYS[:2])
+@pytest.mark.parametrize("compute", PATHS[:2])
 def test_second_derivative_is_a_clear_error_or_right(compute):
     network = make_network("out_split")
     inputs, weight, _ = tensors(network)
@@ -81,11 +91,11 @@ def test_materialized_gradient_in_both_orders(rows):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("with_layer", [False, True])
-def test_ways_agree_to_rounding(dtype, with_layer):
+def test_paths_agree_to_rounding(dtype, with_layer):
     network = make_network("both_split", dtype)
     inputs, weight, bias = tensors(network, dtype=dtype)
     results = []
-    for compute in WAYS[:2]:
+    for compute in PATHS[:2]:
         if with_layer:
             outputs = apply_linear(network, inputs, weight, bias, compute)
         else:
@@ -103,14 +113,14 @@ def test_ways_agree_to_rounding(dtype, with_layer):
 def test_outputs_have_the_type_of_the_frozen_layer():
     network = make_network("out_split", torch.bfloat16)
     inputs, weight, bias = tensors(network, dtype=torch.bfloat16)
-    for compute in WAYS:
+    for compute in PATHS:
         outputs = apply_linear(network, inputs, weight, bias, compute)
         assert outputs.dtype == torch.bfloat16
         grads = torch.autograd.grad(outputs.sum(), [inputs, *network.vectors])
         assert [g.dtype for g in grads] == [torch.bfloat16] + [torch.float32] * 3
 
 
-@pytest.mark.parametrize("compute", WAYS)
+@pytest.mark.parametrize("compute", PATHS)
 def test_small_update_survives_a_bfloat16_weight(compute):
     # DeltaW is about a thousandth of the weight: below half a step of bfloat16 (2^-9) for most
     # entries, so adding it to the weight in bfloat16 would drop most of it.
@@ -127,7 +137,7 @@ def test_small_update_survives_a_bfloat16_weight(compute):
     assert (ours.float() - exact).norm() < 0.02 * exact.norm()
 
 
-@pytest.mark.parametrize("compute", WAYS)
+@pytest.mark.parametrize("compute", PATHS)
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 3)])
 def test_leading_dimensions(compute, shape):
     network = make_network("both_split")
@@ -143,7 +153,7 @@ def test_inputs_need_not_be_contiguous():
     torch.testing.assert_close(apply(network, inputs), inputs @ contract(network).T)
 
 
-def test_wrong_input_and_way_are_refused():
+def test_wrong_input_and_path_are_refused():
     network = make_network("both_split")
     with pytest.raises(ValueError, match=r"shape \(2, 21\): expected 20 in the last dimension"):
         apply(network, torch.randn(2, 21))
@@ -165,7 +175,7 @@ def saved_bytes(function):
     return saved, result
 
 
-@pytest.mark.parametrize("compute", WAYS[:2])
+@pytest.mark.parametrize("compute", PATHS[:2])
 @pytest.mark.parametrize("with_layer", [False, True])
 def test_little_is_saved(compute, with_layer):
     size = 64
@@ -214,7 +224,7 @@ def test_a_built_matrix_is_kept_if_it_is_no_larger_than_the_input(with_layer):
     assert list(fewer.values()).count(weight.nbytes) == 1  # the input, a view of all of it
 
 
-@pytest.mark.parametrize("compute", WAYS[:2])
+@pytest.mark.parametrize("compute", PATHS[:2])
 @pytest.mark.parametrize("with_layer", [False, True])
 def test_recompute_saves_one_tensor_less_and_changes_no_bit(compute, with_layer):
     network = make_network("out_split")
@@ -240,17 +250,17 @@ def test_recompute_saves_one_tensor_less_and_changes_no_bit(compute, with_layer)
 
 
 @pytest.fixture
-def projections(monkeypatch):
-    """How often `M x` was computed."""
-    made = []
-    plain = application._Projection.forward
+def computed(monkeypatch):
+    """Shapes of the inputs for which `M x` was computed."""
+    shapes = []
+    plain = projection._Projection.forward
 
     def forward(ctx, inputs, network):
-        made.append(inputs.shape)
+        shapes.append(inputs.shape)
         return plain(ctx, inputs, network)
 
-    monkeypatch.setattr(application._Projection, "forward", staticmethod(forward))
-    return made
+    monkeypatch.setattr(projection._Projection, "forward", staticmethod(forward))
+    return shapes
 
 
 def share_factors(first, second):
@@ -258,9 +268,9 @@ def share_factors(first, second):
     return replace(second, factors=first.factors, parts=first.parts)
 
 
-@pytest.mark.parametrize("compute", WAYS[:2])
+@pytest.mark.parametrize("compute", PATHS[:2])
 @pytest.mark.parametrize("shape", ["out_split", "both_split", "kronecker", "some_of_each"])
-def test_layers_of_one_input_share_its_projection(compute, shape, projections):
+def test_layers_of_one_input_share_its_projection(compute, shape, computed):
     query = make_network(shape)
     value = share_factors(query, make_network(shape, seed=5))
     leaf, _, _ = tensors(query, rows=2)
@@ -268,21 +278,31 @@ def test_layers_of_one_input_share_its_projection(compute, shape, projections):
     variables = [leaf, *query.vectors, *value.vectors]
     by_equation = (inputs @ contract(query).T).sin() + (inputs @ contract(value).T).cos()
     expected = torch.autograd.grad(by_equation.sum(), variables, retain_graph=True)
-    ours = apply(query, inputs, compute).sin() + apply(value, inputs, compute).cos()
+    shared = SharedProjections()
+    ours = apply(query, inputs, compute, shared).sin() + apply(value, inputs, compute, shared).cos()
     found = torch.autograd.grad(ours.sum(), variables)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-    assert len(projections) == 1
+    assert len(computed) == 1
 
 
-def test_a_projection_is_shared_by_nothing_else(projections):
+@pytest.mark.parametrize("compute", PATHS[:2])
+def test_nothing_is_shared_that_is_not_passed(compute, computed):
+    network = make_network("out_split")
+    inputs = tensors(network, rows=2)[0] * 2
+    outputs = apply(network, inputs, compute) + apply(network, inputs, compute)
+    outputs.sum().backward()
+    assert len(computed) == 2
+
+
+def test_a_projection_is_shared_by_nothing_else(computed):
     network, other = make_network("out_split"), make_network("out_split", seed=5)
     inputs = tensors(network)[0] * 2
-    results = []
+    results, shared = [], SharedProjections()
 
     def check(network, inputs, number):
-        results.append(apply(network, inputs, "factored"))
+        results.append(apply(network, inputs, "factored", shared))
         torch.testing.assert_close(results[-1], inputs @ contract(network).T)
-        assert len(projections) == number
+        assert len(computed) == number
 
     check(network, inputs, 1)
     check(network, inputs, 1)
@@ -298,32 +318,75 @@ def test_a_projection_is_shared_by_nothing_else(projections):
     assert results[-1].requires_grad
 
 
-def test_auto_takes_what_is_projected_already(projections):
+def test_auto_takes_what_is_projected_already(computed):
     # Alone, so many rows would pay for building the update; what is left to do costs less.
     network = make_network("out_split")
     value = share_factors(network, make_network("out_split", seed=5))
     inputs = tensors(network, rows=7)[0] * 2
-    apply(value, inputs)
-    assert not projections
-    apply(network, inputs, "factored")
-    apply(value, inputs)
-    assert len(projections) == 1
-    saved, _ = saved_bytes(lambda: apply(value, inputs))
+    shared = SharedProjections()
+    apply(value, inputs, "auto", shared)
+    assert not computed
+    apply(network, inputs, "factored", shared)
+    apply(value, inputs, "auto", shared)
+    assert len(computed) == 1
+    saved, _ = saved_bytes(lambda: apply(value, inputs, "auto", shared))
     assert inputs.untyped_storage().data_ptr() not in saved
 
 
 def test_a_projection_does_not_outlive_its_input():
-    network = make_network("out_split")
+    network, shared = make_network("out_split"), SharedProjections()
     leaf, _, _ = tensors(network)
-    before = len(application._projected)
     inputs = leaf * 2
-    outputs = [apply(network, leaf, "factored"), apply(network, inputs, "factored")]
+    apply(network, inputs, "factored", shared)
+    kept = weakref.ref(shared.find(network, inputs))
+    assert kept() is not None
+    # The graph of a leaf's projection would keep the leaf alive.
+    apply(network, leaf, "factored", shared)
+    assert shared.find(network, leaf) is None
+    assert shared.find(network, inputs) is kept()
+    del inputs
+    assert kept() is None
     alive = weakref.ref(leaf)
-    assert len(application._projected) == before + 1
-    del inputs, outputs
-    assert len(application._projected) == before
     del leaf
     assert alive() is None
+
+
+def test_another_input_drops_the_projection_of_the_last():
+    network, shared = make_network("out_split"), SharedProjections()
+    inputs = tensors(network)[0] * 2
+    apply(network, inputs, "factored", shared)
+    apply(network, inputs * 1, "factored", shared)
+    assert shared.find(network, inputs) is None
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_of_shared_projections_start_empty(copied):
+    network, shared = make_network("out_split"), SharedProjections()
+    inputs = tensors(network)[0] * 2
+    apply(network, inputs, "factored", shared)
+    first, second = copied([shared, shared])
+    assert first is second
+    assert first.find(network, inputs) is None
+
+
+@pytest.mark.parametrize("compute", PATHS)
+def test_the_compiler_sees_one_graph(compute):
+    shared = SharedProjections() if compute == "auto" else None
+    query = make_network("both_split")
+    value = share_factors(query, make_network("both_split", seed=5))
+    leaf, weight, bias = tensors(query)
+
+    def layers(inputs):
+        added = apply(query, inputs, compute, shared)
+        return added + apply_linear(value, inputs, weight, bias, compute, shared)
+
+    compiled = torch.compile(layers, fullgraph=True, backend="eager")
+    variables = [leaf, *query.vectors, *value.vectors]
+    outputs, expected = compiled(leaf * 2), layers(leaf * 2)
+    assert torch.equal(outputs, expected)
+    found = torch.autograd.grad(outputs.sin().sum(), variables)
+    by_layers = torch.autograd.grad(expected.sin().sum(), variables)
+    torch.testing.assert_close(found, by_layers, rtol=1e-12, atol=1e-12)
 
 
 def test_an_input_serves_several_backward_passes():
@@ -344,7 +407,7 @@ def test_an_input_serves_several_backward_passes():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("compute", WAYS)
+@pytest.mark.parametrize("compute", PATHS)
 def test_update_of_zero_leaves_the_layer_to_the_bit(dtype, compute):
     network = make_network("out_split", dtype)
     inputs, weight, bias = tensors(network, rows=33, dtype=dtype)

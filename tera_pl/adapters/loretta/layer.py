@@ -1,4 +1,4 @@
-"""Layers that add a LoRETTA update to a frozen linear layer."""
+"""Layers that add a LoRETTA weight update to a frozen linear layer."""
 
 from typing import Any
 
@@ -12,34 +12,30 @@ from tera_pl.adapters.loretta.tensor_train import contract_train, draw_cores, pl
 
 
 class LorettaLayer(AdapterLayer):
-    """A frozen linear layer with LoRETTA updates, one per adapter.
+    """A frozen linear layer with LoRETTA weight updates, one per adapter.
 
     Args:
-        base_layer: A `Linear`, a quantized linear layer that PEFT knows, or a `Conv1D` of
-            transformers, whose weight is transposed.
-        **kwargs: What PEFT hands over for quantized layers.
+        base_layer: As in `AdapterLayer`.
+        **kwargs: As in `AdapterLayer`.
     """
 
     adapter_layer_names = ("loretta_A", "loretta_B")
-    other_param_names = ("loretta_dropout", "loretta_config")
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
         super().__init__(base_layer, **kwargs)
         self.loretta_A = nn.ModuleDict()
         self.loretta_B = nn.ModuleDict()
-        self.loretta_dropout = nn.ModuleDict()
-        self.loretta_config: dict[str, LorettaConfig] = {}
 
-    def update_layer(self, adapter_name: str, config: LorettaConfig, inference_mode: bool) -> None:
-        """Add an adapter.
+    def create_parameters(self, adapter_name: str, config: LorettaConfig, **shared: Any) -> None:
+        """Draw the tensor-train cores of both factors.
 
         Args:
             adapter_name: Its name.
-            config: Its settings.
-            inference_mode: Whether it stays frozen.
+            config: Its configuration.
+            **shared: Nothing.
 
         Raises:
-            ValueError: If a factor cannot be split as asked for.
+            ValueError: If a factor cannot be tensorized as configured.
         """
         r, rank = config.r, config.tensor_rank
         in_modes = plan_train(self.in_features, r, config.in_modes)
@@ -50,27 +46,21 @@ class LorettaLayer(AdapterLayer):
             second[-1].zero_()
         self.loretta_A[adapter_name] = nn.ParameterList(first)
         self.loretta_B[adapter_name] = nn.ParameterList(second)
-        dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
-        self.loretta_dropout[adapter_name] = dropout
-        self.loretta_config[adapter_name] = config
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """Give the update of an adapter, (alpha / r) (A B)^T, `(out_features, in_features)`.
+        """Multiply out `(alpha / r) (A B)^T`.
 
         Args:
             adapter_name: Its name.
 
         Returns:
-            The update in float32, or float64 for cores of that type; also for a `Conv1D`, whose
-            own weight is the transpose.
+            As in `AdapterLayer`.
         """
         left, right = self.get_delta_factors(adapter_name)
         return left @ right
 
     def get_delta_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
-        """Give the two factors whose product is the update of an adapter.
+        """Return the two factors whose product is the weight update of an adapter.
 
         Args:
             adapter_name: Its name.
@@ -81,14 +71,23 @@ class LorettaLayer(AdapterLayer):
         first, second = self._factors(adapter_name)
         return self._scaling(adapter_name) * second.T, first.T
 
-    def _update(self, adapter_name: str, x: Tensor) -> Tensor:
+    def apply_delta_weight(self, adapter_name: str, x: Tensor) -> Tensor:
+        """Multiply by A, then by B.
+
+        Args:
+            adapter_name: Its name.
+            x: The input after dropout, `(..., in_features)`.
+
+        Returns:
+            Tensor of shape `(..., out_features)`, in the dtype of the factors.
+        """
         first, second = self._factors(adapter_name)
-        inputs = self.loretta_dropout[adapter_name](x).to(first.dtype)
-        return self._scaling(adapter_name) * F.linear(F.linear(inputs, first.T), second.T)
+        inner = F.linear(x.to(first.dtype), first.T)
+        return self._scaling(adapter_name) * F.linear(inner, second.T)
 
     def _factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """A `(in_features, r)` and B `(r, out_features)`, in float32 at least."""
-        r = self.loretta_config[adapter_name].r
+        r = self.configs[adapter_name].r
         flat = []
         for container in (self.loretta_A, self.loretta_B):
             cores = container[adapter_name]
@@ -98,5 +97,5 @@ class LorettaLayer(AdapterLayer):
         return flat[0].reshape(self.in_features, r), flat[1].reshape(r, self.out_features)
 
     def _scaling(self, adapter_name: str) -> float:
-        config = self.loretta_config[adapter_name]
+        config: LorettaConfig = self.configs[adapter_name]
         return config.alpha / config.r

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from peft import PeftConfig
 from torch import nn
 
-from tera_pl.adapters.layer import AdapterLayer
 from tera_pl.adapters.loretta.config import LorettaConfig
 from tera_pl.adapters.loretta.layer import LorettaLayer
 from tera_pl.adapters.model import AdapterModel
@@ -18,7 +16,7 @@ class LorettaModel(AdapterModel):
     tuner_layer_cls = LorettaLayer
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
-        """Inject an adapter, and have PEFT train the norms if its configuration says so.
+        """Inject an adapter; with `train_norms`, add the normalization layers to `modules_to_save`.
 
         Args:
             model: The model; changed in place.
@@ -36,21 +34,9 @@ class LorettaModel(AdapterModel):
             config.modules_to_save = sorted({*(config.modules_to_save or []), *norms})
         return super().inject_adapter(model, adapter_name, *args, **kwargs)
 
-    def _add_adapter(
-        self,
-        layer: AdapterLayer,
-        adapter_name: str,
-        config: PeftConfig,
-        current_key: str,
-        inference_mode: bool,
-    ) -> None:
-        assert isinstance(layer, LorettaLayer)
-        assert isinstance(config, LorettaConfig)
-        layer.update_layer(adapter_name, config, inference_mode)
-
 
 def _norms(model: nn.Module) -> list[str]:
-    """Name the normalization layers: modules called so that hold parameters of their own."""
+    """Names of the normalization layers: modules with "norm" in their name and own parameters."""
     return [
         name
         for name, module in model.named_modules()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tera_pl.tensor import plan_modes
 
-# The authors' modes for a dimension times r. The same serve in * r and r * out.
+# The authors' modes of a dimension times r, for in * r and r * out alike.
 OFFICIAL_MODES: dict[tuple[int, int], tuple[int, ...]] = {
     (8, 768): (8, 8, 12, 8),
     (8, 1024): (4, 8, 8, 8, 4),
@@ -27,15 +27,15 @@ def plan_train(dimension: int, r: int, modes: int | Sequence[int] | None) -> tup
 
     Args:
         dimension: Size of the layer's input or output.
-        r: Rank of the update.
-        modes: How many, or their sizes; if not given, the authors' or else five, or as many as
-            the numbers allow.
+        r: Rank of the weight update.
+        modes: Their number, or their sizes; if not given, the authors' or else five, or as many as
+            the prime factors allow.
 
     Returns:
         Sizes whose product is `dimension * r`.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there is no such tensorization.
     """
     size = dimension * r
     if modes is not None:

@@ -1,6 +1,7 @@
 """Inject LoTR into a model, with one trained copy of every shared factor."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from peft import PeftConfig
 from torch import Tensor, nn
@@ -16,30 +17,23 @@ FSDP_PREFIX = "_fsdp_wrapped_module."
 class LotrModel(AdapterModel):
     """A model with LoTR injected.
 
-    The layers of a group hold the same module of factors. Lists of parameters, and with them
-    optimizers and counts, have its factors once, under the name of the group's first layer; so has
-    the adapter's file. With DDP, gradient checkpointing must be the kind that is not reentrant:
-    the other has each layer report the factors' gradient on its own, which DDP refuses.
+    The layers of a group have the same module of factors. Lists of parameters, and with them
+    optimizers and counts, contain its factors once, under the name of the group's first layer; so
+    does the adapter's file. With DDP, gradient checkpointing must be non-reentrant: with the
+    reentrant kind each layer reports the factors' gradient separately, which DDP refuses.
     """
 
     prefix: str = "lotr_"
     tuner_layer_cls = LotrLayer
 
-    def _add_adapter(
-        self,
-        layer: AdapterLayer,
-        adapter_name: str,
-        config: PeftConfig,
-        current_key: str,
-        inference_mode: bool,
-    ) -> None:
-        assert isinstance(layer, LotrLayer)
+    def _shared(
+        self, layer: AdapterLayer, adapter_name: str, config: PeftConfig, current_key: str
+    ) -> dict[str, Any]:
         assert isinstance(config, LotrConfig)
         sizes = (layer.out_features, layer.in_features)
         group = (*sizes, current_key.rpartition(".")[2] if config.share == "name" else None)
-        shared = {factors.group: factors for _, factors in _shared(self.model, adapter_name)}
-        factors = shared.get(group) or SharedFactors(*sizes, config.r, group)
-        layer.update_layer(adapter_name, factors, config, inference_mode)
+        known = {factors.group: factors for _, factors in _factors_of(self.model, adapter_name)}
+        return {"factors": known.get(group) or SharedFactors(*sizes, config.r, group)}
 
     @classmethod
     def _get_adapter_state_dict(
@@ -67,8 +61,8 @@ class LotrModel(AdapterModel):
         return state
 
 
-def _shared(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, SharedFactors]]:
-    """List the factors that each layer holds, with their names in a state dict."""
+def _factors_of(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, SharedFactors]]:
+    """Factors of each layer, with their names in a state dict."""
     for name, module in model.named_modules():
         if isinstance(module, LotrLayer) and adapter_name in module.lotr_shared:
             factors = module.lotr_shared[adapter_name]
@@ -78,9 +72,9 @@ def _shared(model: nn.Module, adapter_name: str) -> Iterator[tuple[str, SharedFa
 
 
 def _aliases(model: nn.Module, adapter_name: str) -> list[list[str]]:
-    """Names of each shared parameter in a state dict, that of the first layer first."""
+    """Names of each shared parameter in a state dict, the name in the first layer first."""
     names: dict[int, list[str]] = {}
-    for name, factors in _shared(model, adapter_name):
+    for name, factors in _factors_of(model, adapter_name):
         names.setdefault(id(factors), []).append(name)
     return [
         [f"{name}.{side}" for name in group]

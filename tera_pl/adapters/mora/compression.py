@@ -17,7 +17,7 @@ Form = Literal["rotation", "sharing"]
 
 
 def square_size(in_features: int, out_features: int, rank: int, form: Form) -> int:
-    """Size of the square matrix with about as many numbers as LoRA's factors of a rank.
+    """Size of the square matrix with about as many parameters as LoRA's factors of a rank.
 
     Args:
         in_features: Size of the input.
@@ -26,11 +26,11 @@ def square_size(in_features: int, out_features: int, rank: int, form: Form) -> i
         form: Form of compression.
 
     Returns:
-        floor(sqrt((in_features + out_features) rank)) as in the paper's section 4.2, made even by
-        leaving out one for `rotation`, which turns pairs.
+        floor(sqrt((in_features + out_features) rank)) as in the paper's section 4.2, or one less
+        for `rotation`, which rotates pairs and needs an even size.
 
     Raises:
-        UserError: If that leaves nothing.
+        UserError: If that is zero.
     """
     size = math.isqrt((in_features + out_features) * rank)
     if form == "rotation":
@@ -48,10 +48,10 @@ def apply(matrix: Tensor, x: Tensor, out_features: int, form: Form) -> Tensor:
 
     Args:
         matrix: The square matrix, `(r_hat, r_hat)`.
-        x: Inputs `(..., in_features)` of the matrix's type.
+        x: Inputs `(..., in_features)` in the matrix's dtype.
         out_features: Size of the outputs.
-        form: `sharing` (Eq. 6) adds up chunks of the input and repeats the output; `rotation`
-            (Eq. 9) keeps the chunks apart and tells the matrix by a rotation which one it has.
+        form: `sharing` (Eq. 6) adds chunks of the input and repeats the output; `rotation` (Eq. 9)
+            applies the matrix to each chunk, rotated by the angles of its position.
 
     Returns:
         Outputs `(..., out_features)`.
@@ -93,19 +93,19 @@ def weight(matrix: Tensor, in_features: int, out_features: int, form: Form) -> T
 
 
 def _num_chunks(r_hat: int, in_features: int, out_features: int, form: Form) -> int:
-    """How many chunks of the input, padded with its own beginning, reach the output."""
+    """Number of chunks of the input, padded with its own beginning, that reach the output."""
     chunks = math.ceil(in_features / r_hat)
     return chunks if form == "sharing" else min(chunks, math.ceil(out_features / r_hat))
 
 
 def _cyclic(x: Tensor, size: int) -> Tensor:
     """Cut or repeat the last dimension to a size."""
-    whole, rest = divmod(size, x.shape[-1])
-    if whole == 0:
+    repeats, rest = divmod(size, x.shape[-1])
+    if repeats == 0:
         return x[..., :rest]
-    if (whole, rest) == (1, 0):
+    if (repeats, rest) == (1, 0):
         return x
-    return torch.cat([x] * whole + [x[..., :rest]], dim=-1)
+    return torch.cat([x] * repeats + [x[..., :rest]], dim=-1)
 
 
 def _angles(num_chunks: int, like: Tensor) -> Tensor:

@@ -3,12 +3,9 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
-
-from peft.utils import PeftType
+from typing import Any, Literal, get_args
 
 from tera_pl.adapters.config import AdapterConfig
-from tera_pl.adapters.fields import check_common_fields
 from tera_pl.errors import UserError
 from tera_pl.tensor import Compute, CoreInit, FactorInit
 
@@ -19,53 +16,43 @@ PATTERN_KEYS = {"out_modes", "in_modes", "ranks"}
 class TeraConfig(AdapterConfig):
     """TeRA: a Tucker-like random tensor network of which only vectors are trained.
 
-    The update of a layer is a tensor whose leading modes make the output dimension and whose
-    other modes make the input dimension. The paper's best trade-off splits one dimension and
-    leaves the other whole; which one is a choice per module (`modes_pattern`).
+    The weight update of a layer is a tensor whose leading modes make up the output dimension and
+    whose other modes make up the input dimension. The paper's best trade-off tensorizes one
+    dimension and does not split the other; `modes_pattern` chooses per module.
 
     Args:
-        target_modules: Names of the modules to adapt (the paper: `q_proj` and `v_proj`), a
-            pattern that matches whole names, or `all-linear`.
-        exclude_modules: Names, or a pattern, of modules to leave alone.
-        modules_to_save: Modules that are trained in full and saved with the adapter.
-        layers_to_transform: Indices of the layers to adapt; all if not given.
-        layers_pattern: Name of the list of layers, if it is none of the usual.
-        out_modes: Modes of the output dimension: how many equal ones, or their sizes. 1 leaves the
-            dimension whole.
+        out_modes: Modes of the output dimension: their number, as equal as possible, or their
+            sizes. 1 does not split the dimension.
         in_modes: Modes of the input dimension, likewise.
-        modes_pattern: Other `out_modes`, `in_modes` or `ranks` for modules whose name ends in, or
-            matches, a key.
-        ranks: One rank per mode, at most its size; the sizes themselves if not given (the paper).
-        seed: Seed of the frozen tensors, apart from any other seed.
+        modes_pattern: Different `out_modes`, `in_modes` or `ranks` for modules whose name ends in,
+            or matches, a key.
+        ranks: One rank per mode, at most its size; the sizes themselves if not given, as in the
+            paper.
+        seed: Seed of the frozen core and factors; no other seed changes them.
         core_init: Distribution of the frozen core.
         factor_init: Distribution of the frozen factors; `identity` gives the paper's TeRA_iden.
             `kronecker`, of core or factors, makes each the Kronecker product of two small
-            rotations, which costs next to nothing; not in the paper.
-        zero_vector: Which vector starts at zero, so that the update does: the index of a mode, or
-            `longest`. All others start at one.
-        scaling: Multiplies the update.
-        dropout: Probability of dropping an input of the update.
-        compute: How the update is applied: `factored` through the factors, `materialized` by
-            building it, `auto` whichever costs less.
-        recompute: Compute again in backward what forward could keep for it, the built update or
-            the output of the core: less memory, for about one product more per layer.
-        save_frozen: Save the frozen tensors in the adapter's file too. Without, they are drawn
+            rotations, which costs very little; not in the paper.
+        zero_vector: Which scaling vector starts at zero, so that the weight update does: the index
+            of a mode, or `longest`. All others start at one.
+        scaling: Multiplies the weight update.
+        compute: How the weight update is applied: `factored` through the factors, `materialized` by
+            building it, `auto` whichever is cheaper.
+        recompute: Compute again in backward what forward could save for it, the materialized weight
+            update or the output of the core: less memory, about one more product per layer.
+        save_frozen: Save the frozen tensors in the adapter's file too. If false, they are drawn
             again from the seed and verified by their hash.
-        init_weights: False draws all vectors at random, so that a fresh adapter has an effect; for
-            tests.
-        frozen_sha256: Hash of the frozen tensors. Set by the adapter, verified when it is loaded.
+        init_weights: False draws all scaling vectors at random; for tests.
+        frozen_sha256: Hash of the frozen tensors. Set when the adapter is injected, verified when
+            it is loaded.
 
     Raises:
-        UserError: If a value is none that its field can take.
+        UserError: If the value of a field is invalid.
     """
 
-    BOUND: ClassVar[tuple[str, ...]] = ("scaling",)
+    method = "TERA"
+    BOUND = ("scaling",)
 
-    target_modules: list[str] | str | None = None
-    exclude_modules: list[str] | str | None = None
-    modules_to_save: list[str] | None = None
-    layers_to_transform: list[int] | int | None = None
-    layers_pattern: list[str] | str | None = None
     out_modes: int | list[int] = 2
     in_modes: int | list[int] = 1
     modes_pattern: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -75,20 +62,16 @@ class TeraConfig(AdapterConfig):
     factor_init: FactorInit = "normal"
     zero_vector: Literal["longest"] | int = "longest"
     scaling: float = 1.0
-    dropout: float = 0.0
     compute: Compute = "auto"
     recompute: bool = False
     save_frozen: bool = False
-    init_weights: bool = True
     frozen_sha256: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PeftType.TERA
-        # What was asked for, apart from what an adapter writes into its field later: a config may
-        # serve another model after this one.
+        # The hash that was given, apart from the one that injection writes into the field: a
+        # configuration may be used for another model after this one.
         self.expected_sha256 = self.frozen_sha256
-        check_common_fields(self)
         self._check_choices()
         self._check_modes()
 
@@ -117,17 +100,17 @@ class TeraConfig(AdapterConfig):
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise UserError(f"{where}: the key is no regular expression ({error})") from None
+                raise UserError(f"{where}: the key is not a regular expression ({error})") from None
             _check_sizes(where, modes)
 
 
 def _check_sizes(where: str, modes: Mapping[str, Any]) -> None:
-    """Refuse what cannot be modes of any dimension; whether they fit is seen at the module."""
+    """Refuse modes that fit no dimension; whether they fit the module is checked there."""
     for name in ("out_modes", "in_modes"):
         value = modes.get(name, 1)
         sizes = value if isinstance(value, list | tuple) else [value]
         if not sizes or any(type(size) is not int or size < 1 for size in sizes):
             raise UserError(
-                f"{where}{'.' if where else ''}{name} is {value!r}: expected how many modes, or "
-                "a list of their sizes"
+                f"{where}{'.' if where else ''}{name} is {value!r}: expected the number of modes, "
+                "or a list of their sizes"
             )

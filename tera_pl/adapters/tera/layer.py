@@ -1,6 +1,6 @@
-"""Layers that add a TeRA update to a frozen linear layer."""
+"""Layers that add a TeRA weight update to a frozen linear layer."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from operator import is_
 from typing import Any
@@ -8,73 +8,116 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from tera_pl.adapters.layer import AdapterLayer
+from tera_pl.adapters.layer import AdapterLayer, CachedDeltaWeight
 from tera_pl.adapters.tera.config import TeraConfig
 from tera_pl.errors import UserError
-from tera_pl.tensor import FrozenTensor, TensorNetwork, apply, apply_linear, apply_mixed, contract
+from tera_pl.tensor import (
+    FrozenTensor,
+    SharedProjections,
+    TensorNetwork,
+    apply,
+    apply_linear,
+    apply_mixed,
+    contract,
+)
 
 
 class FrozenNetwork(nn.Module):
-    """Core and factors of one adapter on one layer; shared with other layers.
+    """What a layer shares with other layers for one adapter: frozen core, factors, projections.
 
     Args:
         core: The core.
         factors: One factor per mode.
         out_order: Number of out modes.
+        projections: Projections of the layers of one model.
     """
 
-    def __init__(self, core: FrozenTensor, factors: list[FrozenTensor], out_order: int) -> None:
+    def __init__(
+        self,
+        core: FrozenTensor,
+        factors: list[FrozenTensor],
+        out_order: int,
+        projections: SharedProjections,
+    ) -> None:
         super().__init__()
         self.core = core
         self.factors = nn.ModuleList(factors)
         self.out_order = out_order
+        self.projections = projections
+        self._built: tuple[list[Any], TensorNetwork] | None = None
 
     def tensors(self) -> list[FrozenTensor]:
         """List the core and the factors."""
-        # Not `self.modules()`: this is asked in every forward pass.
+        # Not `self.modules()`: every forward pass asks for them.
         return [self.core, *self.factors]
+
+    def build(self, vectors: Iterable[Tensor], config: TeraConfig) -> TensorNetwork:
+        """Build the tensor network with some scaling vectors.
+
+        Building and checking take longer than small products, so the same network is returned as
+        long as all tensors are the same objects and the settings are the same.
+
+        Args:
+            vectors: One per mode, of shape `(R_i,)`.
+            config: Its `scaling` and `recompute`.
+
+        Returns:
+            The network; it refers to the tensors and does not copy them.
+        """
+        tensors, vectors = self.tensors(), list(vectors)
+        made_of = [*(t.value for t in tensors), *vectors, config.scaling, config.recompute]
+        if self._built is not None and all(map(is_, made_of, self._built[0])):
+            return self._built[1]
+        core, *factors = tensors
+        parts = {mode: factor.parts() for mode, factor in enumerate(factors)}
+        network = TensorNetwork(
+            core.value,
+            [factor.value for factor in factors],
+            vectors,
+            self.out_order,
+            config.scaling,
+            {mode: found for mode, found in parts.items() if found is not None},
+            core.parts() or (),
+            config.recompute,
+        )
+        self._built = (made_of, network)
+        return network
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._built = None  # it would keep the tensors that are replaced
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 class TeraLayer(AdapterLayer):
-    """A frozen linear layer with TeRA updates, one per adapter.
+    """A frozen linear layer with TeRA weight updates, one per adapter.
 
     Args:
-        base_layer: A `Linear`, a quantized linear layer that PEFT knows, or a `Conv1D` of
-            transformers, whose weight is transposed.
-        **kwargs: What PEFT hands over for quantized layers.
+        base_layer: As in `AdapterLayer`.
+        **kwargs: As in `AdapterLayer`.
     """
 
     adapter_layer_names = ("tera_vectors",)
-    other_param_names = ("tera_frozen", "tera_dropout", "tera_config", "tera_networks")
+    other_param_names = (*AdapterLayer.other_param_names, "tera_frozen")
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
         super().__init__(base_layer, **kwargs)
         self.tera_vectors = nn.ModuleDict()
         self.tera_frozen = nn.ModuleDict()
-        self.tera_dropout = nn.ModuleDict()
-        self.tera_config: dict[str, TeraConfig] = {}
-        self.tera_networks: dict[str, tuple[TensorNetwork, list[Tensor], tuple[float, bool]]] = {}
-        # Name and matrix of what `cache_delta_weight` built.
-        self._held_weight: tuple[str, Tensor] | None = None
-        self._held_update: tuple[str, Tensor] | None = None
 
-    def update_layer(
-        self, adapter_name: str, frozen: FrozenNetwork, config: TeraConfig, inference_mode: bool
-    ) -> None:
-        """Add an adapter.
+    def create_parameters(self, adapter_name: str, config: TeraConfig, **shared: Any) -> None:
+        """Create the scaling vectors of an adapter: ones, but for the vector that starts at zero.
 
         Args:
             adapter_name: Its name.
-            frozen: Its core and factors, on the device and in the type of the base layer.
-            config: Its settings.
-            inference_mode: Whether it stays frozen.
+            config: Its configuration.
+            **shared: `frozen`, its `FrozenNetwork`.
 
         Raises:
             UserError: If there is no mode with the index `zero_vector`.
         """
+        frozen: FrozenNetwork = shared["frozen"]
         ranks = frozen.core.key.shape
         zero = config.zero_vector
         if zero == "longest":
@@ -89,144 +132,128 @@ class TeraLayer(AdapterLayer):
             vectors = [0.5 + torch.rand(rank) for rank in ranks]
         self.tera_vectors[adapter_name] = nn.ParameterList(vectors)
         self.tera_frozen[adapter_name] = frozen
-        dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
-        self.tera_dropout[adapter_name] = dropout
-        self.tera_config[adapter_name] = config
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
     def get_tensor_network(self, adapter_name: str) -> TensorNetwork:
-        """Give the tensor network of an adapter.
+        """Return the tensor network of an adapter.
 
         Args:
             adapter_name: Its name.
 
         Returns:
-            `core` `(R_1, ..., R_N)`, `factors` `(R_i, I_i)`, `vectors` `(R_i,)`, `out_order` and
-            `scaling`: the adapter's own tensors, not copies.
+            `core` `(R_0, ..., R_{N-1})`, `factors` `(R_i, I_i)`, `vectors` `(R_i,)`, `out_order`
+            and `scaling`: the adapter's own tensors, not copies.
         """
-        frozen = self.tera_frozen[adapter_name]
         vectors = self.tera_vectors[adapter_name]
-        assert isinstance(frozen, FrozenNetwork)
         assert isinstance(vectors, nn.ParameterList)
-        config = self.tera_config[adapter_name]
-        tensors = frozen.tensors()
-        # To build and check it takes longer than its small products: kept while its tensors are
-        # the same objects.
-        made_of = [*(tensor.value for tensor in tensors), *vectors]
-        settings = (config.scaling, config.recompute)
-        if adapter_name in self.tera_networks:
-            network, before, settings_before = self.tera_networks[adapter_name]
-            if settings == settings_before and all(map(is_, made_of, before)):
-                return network
-        core, *factors = tensors
-        found = {mode: factor.parts() for mode, factor in enumerate(factors)}
-        network = TensorNetwork(
-            core.value,
-            [factor.value for factor in factors],
-            list(vectors),
-            frozen.out_order,
-            config.scaling,
-            {mode: parts for mode, parts in found.items() if parts is not None},
-            core.parts() or (),
-            config.recompute,
-        )
-        self.tera_networks[adapter_name] = (network, made_of, settings)
-        return network
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        self.tera_networks.clear()  # it must not keep what is moved
-        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return self._frozen(adapter_name).build(vectors, self.configs[adapter_name])
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """Give the update of an adapter (Eq. 6), of shape `(out_features, in_features)`.
+        """Contract the tensor network of an adapter (Eq. 6).
 
         Args:
             adapter_name: Its name.
 
         Returns:
-            The update in float32, or float64 for vectors of that type; also for a `Conv1D`, whose
-            own weight is the transpose.
+            As in `AdapterLayer`.
         """
         network = self.get_tensor_network(adapter_name)
         wide = torch.promote_types(network.vectors[0].dtype, torch.float32)
         vectors = [vector.to(wide) for vector in network.vectors]
         return contract(replace(network, vectors=vectors))
 
-    def cache_delta_weight(self) -> None:
-        """Build the active update once, for many calls: generation then costs what the base costs.
+    def apply_delta_weight(self, adapter_name: str, x: Tensor) -> Tensor:
+        """Apply the tensor network of an adapter, by the path that its configuration chooses.
 
-        Weight and update become one matrix, as when they are merged, but the base weight stays as
-        it is. A weight in 16 bits would lose what is smaller than half its last bit, so there the
-        update is kept apart. The memory is that of the weight. Parameters must not change until
-        `clear_cached_delta_weight`.
+        Args:
+            adapter_name: Its name.
+            x: The input after dropout, `(..., in_features)`.
+
+        Returns:
+            `x DeltaW^T` of shape `(..., out_features)`, in the dtype of the frozen core.
         """
-        self.clear_cached_delta_weight()
-        names = self._known(self.active_adapters)
-        if len(names) != 1 or self.merged or isinstance(self.get_base_layer(), Conv1D):
-            return
-        with torch.no_grad():
-            delta = self.get_delta_weight(names[0])
-            weight = self.base_layer.weight
-            # A weight that several processes share is whole only while the layer computes.
-            shared = isinstance(weight, DTensor)
-            if self._is_plain(names[0]) and not shared and weight.element_size() >= 4:
-                self._held_weight = (names[0], weight + delta.to(weight.dtype))
-            else:
-                core = self.get_tensor_network(names[0]).core
-                self._held_update = (names[0], delta.to(core.dtype))
-
-    def clear_cached_delta_weight(self) -> None:
-        """Forget what `cache_delta_weight` built."""
-        self._held_weight = self._held_update = None
-
-    def _adapted(self, x: Tensor, names: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
-        if len(names) != 1:
-            return super()._adapted(x, names, *args, **kwargs)
-        (name,) = names
-        base = self.base_layer
-        if self._held_weight is not None and self._held_weight[0] == name:
-            return F.linear(x, self._held_weight[1], base.bias)
-        held = self._held_update is not None and self._held_update[0] == name
-        if not held and self._is_plain(name) and base.weight.dtype == x.dtype:
-            compute = self.tera_config[name].compute
-            return apply_linear(self.get_tensor_network(name), x, base.weight, base.bias, compute)
-        return super()._adapted(x, names, *args, **kwargs)
-
-    def _update(self, adapter_name: str, x: Tensor) -> Tensor:
         network = self.get_tensor_network(adapter_name)
-        inputs = self.tera_dropout[adapter_name](x).to(network.core.dtype)
-        if self._held_update is not None and self._held_update[0] == adapter_name:
-            return F.linear(inputs, self._held_update[1])
-        return apply(network, inputs, self.tera_config[adapter_name].compute)
+        compute, projections = self.configs[adapter_name].compute, self._projections(adapter_name)
+        return apply(network, x.to(network.core.dtype), compute, projections)
 
-    def _mixing_group(self, adapter_name: str) -> Hashable:
-        frozen = self.tera_frozen[adapter_name]
-        assert isinstance(frozen, FrozenNetwork)
-        return frozen.out_order, *frozen.tensors()
+    def apply_fused(self, adapter_name: str, x: Tensor) -> Tensor | None:
+        """Apply a plain base layer and the tensor network together.
 
-    def _update_examples(self, adapter_names: Sequence[str], x: Tensor) -> Tensor:
+        Args:
+            adapter_name: Name of the only active adapter.
+            x: The input, `(..., in_features)`.
+
+        Returns:
+            The output, or null if the base layer must be called.
+        """
+        base = self.base_layer
+        if not self._is_plain(adapter_name) or base.weight.dtype != x.dtype:
+            return None
+        network = self.get_tensor_network(adapter_name)
+        compute, projections = self.configs[adapter_name].compute, self._projections(adapter_name)
+        return apply_linear(network, x, base.weight, base.bias, compute, projections)
+
+    def apply_to_examples(self, adapter_names: Sequence[str], x: Tensor) -> Tensor:
+        """Apply adapters with the same frozen tensors with the products of one.
+
+        Args:
+            adapter_names: One name per example.
+            x: The input, `(B, ..., in_features)`.
+
+        Returns:
+            Tensor of shape `(B, ..., out_features)`.
+        """
         network = self.get_tensor_network(adapter_names[0])
-        # Of every mode the vectors of all examples.
+        # For every mode the vectors of all examples.
         modes = zip(*(self.tera_vectors[name] for name in adapter_names), strict=True)
         vectors = [torch.stack(mode) for mode in modes]
         scalings = torch.tensor(
-            [self.tera_config[name].scaling for name in adapter_names],
+            [self.configs[name].scaling for name in adapter_names],
             dtype=vectors[0].dtype,
             device=x.device,
         )
-        return apply_mixed(network, vectors, scalings, x.to(network.core.dtype))
+        projections = self._projections(adapter_names[0])
+        return apply_mixed(network, vectors, scalings, x.to(network.core.dtype), projections)
 
-    def _is_plain(self, name: str) -> bool:
-        """Whether weight and update can be used in one go: a frozen `Linear` and no dropout.
+    def mixing_group(self, adapter_name: str) -> Hashable:
+        """Group adapters that share their frozen core and factors.
 
-        The base layer is then not called, so nothing must hang on its call, as hooks do.
+        Args:
+            adapter_name: Name of an adapter.
+
+        Returns:
+            The shared modules and the number of out modes.
         """
-        base = self.base_layer
-        return (
-            type(base) is nn.Linear
-            and self.quantization_backend is None
-            and not (base.weight.requires_grad and torch.is_grad_enabled())
-            and not (base._forward_pre_hooks or base._forward_hooks or "forward" in vars(base))
-            and isinstance(self.tera_dropout[name], nn.Identity)
-        )
+        frozen = self._frozen(adapter_name)
+        return frozen.out_order, *frozen.tensors()
+
+    def cache_delta_weight(self) -> None:
+        """Cache the delta weight of the active adapter: a call then costs what the base costs.
+
+        Weight and delta weight become one matrix, as when they are merged, but the base weight
+        stays as it is. A 16-bit weight would lose what is smaller than half its last bit, so there
+        the delta weight is cached separately. The memory is that of the weight. Parameters must not
+        change until `clear_cached_delta_weight`.
+        """
+        self.clear_cached_delta_weight()
+        names = self.own_adapters(self.active_adapters)
+        if len(names) != 1 or self.merged or isinstance(self.get_base_layer(), Conv1D):
+            return
+        (name,) = names
+        with torch.no_grad():
+            weight = self.base_layer.weight
+            # A sharded weight is a full tensor only while the layer computes.
+            sharded = isinstance(weight, DTensor)
+            if self._is_plain(name) and not sharded and weight.element_size() >= 4:
+                merged = self._merged_weight(name, weight)
+                self._cached = CachedDeltaWeight(name, merged, includes_base=True)
+            else:
+                delta = self.get_delta_weight(name).to(self.get_tensor_network(name).core.dtype)
+                self._cached = CachedDeltaWeight(name, delta, includes_base=False)
+
+    def _frozen(self, adapter_name: str) -> FrozenNetwork:
+        frozen = self.tera_frozen[adapter_name]
+        assert isinstance(frozen, FrozenNetwork)
+        return frozen
+
+    def _projections(self, adapter_name: str) -> SharedProjections:
+        return self._frozen(adapter_name).projections

@@ -1,4 +1,4 @@
-"""Inject TeRA into a model, with one copy of every frozen tensor."""
+"""Inject TeRA into a model, with one copy of every frozen core and factor."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +17,7 @@ from tera_pl.errors import UserError
 from tera_pl.tensor import (
     FrozenKey,
     FrozenTensor,
+    SharedProjections,
     digest,
     draw,
     fingerprint,
@@ -31,15 +32,20 @@ COMPUTE_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 class TeraModel(AdapterModel):
     """A model with TeRA injected.
 
-    Frozen tensors are shared: layers that need the same tensor, on the same device and in the same
-    type, hold the same module, whichever adapter or target they belong to.
+    Frozen cores and factors are shared: layers that need the same one, on the same device and in
+    the same dtype, have the same module, whichever adapter or target they belong to. Layers that
+    read the same input share its projection, see `SharedProjections`.
     """
 
     prefix: str = "tera_"
     tuner_layer_cls = TeraLayer
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.projections = SharedProjections()  # PEFT injects layers, which take it, in `__init__`
+        super().__init__(*args, **kwargs)
+
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
-        """Inject an adapter and identify its frozen tensors.
+        """Inject an adapter and hash its frozen tensors.
 
         Args:
             model: The model; changed in place.
@@ -51,14 +57,14 @@ class TeraModel(AdapterModel):
             What PEFT returns.
 
         Raises:
-            UserError: If a pattern of modes matches no target, or the configuration carries a
-                hash that the frozen tensors do not have.
+            UserError: If a key of `modes_pattern` matches no target, or the frozen tensors do not
+                have the hash in the configuration.
         """
         result = super().inject_adapter(model, adapter_name, *args, **kwargs)
         config = self.peft_config[adapter_name]
         _check_patterns(model, config, adapter_name)
         found = _fingerprint(_frozen_tensors(model, adapter_name))
-        # With save_frozen, what was drawn here is about to be replaced by what was saved.
+        # With save_frozen, the saved tensors are about to replace what was drawn here.
         if found and config.expected_sha256 not in {None, found} and not config.save_frozen:
             raise UserError(
                 f"frozen_sha256: the adapter was made with tensors {config.expected_sha256}, but "
@@ -69,20 +75,13 @@ class TeraModel(AdapterModel):
         config.frozen_sha256 = config.expected_sha256 or found
         return result
 
-    def _add_adapter(
-        self,
-        layer: AdapterLayer,
-        adapter_name: str,
-        config: PeftConfig,
-        current_key: str,
-        inference_mode: bool,
-    ) -> None:
-        assert isinstance(layer, TeraLayer)
+    def _shared(
+        self, layer: AdapterLayer, adapter_name: str, config: PeftConfig, current_key: str
+    ) -> dict[str, Any]:
         assert isinstance(config, TeraConfig)
-        frozen = self._frozen_network(layer, config, current_key)
-        layer.update_layer(adapter_name, frozen, config, inference_mode)
+        return {"frozen": self._frozen_network(layer, config, current_key)}
 
-    def _frozen_network(self, layer: TeraLayer, config: TeraConfig, key: str) -> FrozenNetwork:
+    def _frozen_network(self, layer: AdapterLayer, config: TeraConfig, key: str) -> FrozenNetwork:
         pattern = get_pattern_key(config.modes_pattern.keys(), key)
         modes = config.modes_pattern.get(pattern, {})
         out_modes = plan_modes(layer.out_features, modes.get("out_modes", config.out_modes))
@@ -103,7 +102,8 @@ class TeraModel(AdapterModel):
                 shared[place] = FrozenTensor(key, device, dtype)
             return shared[place]
 
-        return FrozenNetwork(get(core), [get(factor) for factor in factors], len(out_modes))
+        factor_tensors = [get(factor) for factor in factors]
+        return FrozenNetwork(get(core), factor_tensors, len(out_modes), self.projections)
 
     @classmethod
     def _get_adapter_state_dict(
@@ -171,7 +171,7 @@ def _frozen_tensors(model: nn.Module, adapter_name: str | None = None) -> list[F
 
 
 def _fingerprint(tensors: Sequence[FrozenTensor]) -> str | None:
-    """Hash of frozen tensors; none for none, or on the meta device, where nothing is drawn."""
+    """Hash of frozen tensors; null for an empty list or on the meta device: nothing is drawn."""
     digests = {tensor.key.text: tensor.digest for tensor in tensors}
     if not digests or None in digests.values():
         return None
@@ -179,15 +179,15 @@ def _fingerprint(tensors: Sequence[FrozenTensor]) -> str | None:
 
 
 def _master(tensor: FrozenTensor) -> Tensor:
-    """The tensor in float32 as it was drawn or loaded; the model may hold it in fewer bits."""
+    """The tensor in float32 as it was drawn or loaded; in the model it may have fewer bits."""
     value = tensor.value.detach().float().cpu()
     if digest(value) != tensor.digest:
         value = draw(tensor.key)
     if digest(value) == tensor.digest:
         return value
     raise UserError(
-        f"save_frozen: {tensor.key.text} came from a file and is held here in "
-        f"{tensor.value.dtype}, rounded: load the adapter on a float32 base to save it again"
+        f"save_frozen: {tensor.key.text} came from a file and is rounded here to "
+        f"{tensor.value.dtype}: load the adapter on a float32 base to save it again"
     )
 
 
@@ -218,7 +218,8 @@ def _restore_frozen(
     if found != config.frozen_sha256:
         raise UserError(
             f"frozen_sha256: the frozen tensors in the adapter's file have hash {found}, its "
-            f"configuration says {config.frozen_sha256}: the file is damaged or not its own"
+            f"configuration says {config.frozen_sha256}: the file is damaged or belongs to "
+            "another adapter"
         )
     for tensor in tensors:
         tensor.replace(saved[tensor.key.text])
