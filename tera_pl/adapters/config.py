@@ -66,7 +66,7 @@ class AdapterConfig(PeftConfig):
         # Only a configuration from a file names its method: weights are about to be loaded for it.
         self.is_from_file = self.peft_type is not None
         self.bound_as_read = self._bound_settings()
-        self.peft_type = PeftType[self.method]
+        self.peft_type: PeftType | None = PeftType[self.method]
         check_fields(self)
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
