@@ -57,14 +57,14 @@ def find_commit(path: str, revision: str | None) -> str | None:
 
 
 def find_folder(path: str, revision: str | None) -> Path | None:
-    """Give the folder with the files of a model.
+    """Find the folder with the files of a model.
 
     Args:
         path: A folder, or the id of a model on the Hub, loaded before.
         revision: Branch, tag or commit on the Hub.
 
     Returns:
-        The folder itself, `snapshots/<commit>` in the Hub's cache, or null if there is neither.
+        The folder itself, `snapshots/<commit>` in the Hub's cache, or None.
     """
     if Path(path).is_dir():
         return Path(path)

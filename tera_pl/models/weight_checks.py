@@ -1,4 +1,4 @@
-"""Values of a base model that loading would accept: integers that are cast, NaN and infinity."""
+"""Find invalid weights that loading accepts: integers that are cast, NaN and infinity."""
 
 import json
 from pathlib import Path
@@ -14,11 +14,11 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 def find_invalid_weights(model: PreTrainedModel, folder: Path | None) -> list[str]:
     """Find parameters that were not floating point in their file, or are not finite.
 
-    A quantized model stores integers on purpose: its files are not looked at.
+    A quantized model stores integers on purpose: its files are not checked.
 
     Args:
         model: The loaded model.
-        folder: Folder of its files; null if it is not known. Only safetensors are looked at.
+        folder: Folder of its files, or None if unknown. Only safetensors files are checked.
 
     Returns:
         One phrase per parameter, with its name.
@@ -28,7 +28,7 @@ def find_invalid_weights(model: PreTrainedModel, folder: Path | None) -> list[st
     stored = {} if folder is None or quantized else _stored_dtypes(folder)
     invalid = []
     for name, dtype in stored.items():
-        # What is saved of a model without its head lacks the prefix, or has one more.
+        # Files of a model without its head lack the prefix, or have one more.
         prefix = f"{model.base_model_prefix}."
         names = {name, prefix + name, name.removeprefix(prefix)}
         if not dtype.startswith(("F", "BF")) and names & parameters.keys():

@@ -90,6 +90,6 @@ def test_command_writes_ratios_for_every_method(monkeypatch, tmp_path, capsys):
         (["--methods", "tera", "lore"], "--methods: lore unknown: expected tera, "),
     ],
 )
-def test_mistakes_are_one_line(arguments, message, tmp_path, capsys):
+def test_invalid_arguments_are_one_line(arguments, message, tmp_path, capsys):
     assert main(["benchmark", *arguments, "--output", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""One command turns folders of runs into a page; what it cannot use it tells."""
+"""The command writes a page from run directories and lists those it omits."""
 
 import csv
 import json
@@ -50,7 +50,7 @@ def test_page_has_tables_versions_command_and_failed_runs(tmp_path):
     assert rows["HiRA (r=32; q, v)"]["SVAMP"] == ""
 
 
-def test_what_differs_from_the_paper_is_said(tmp_path):
+def test_differences_from_the_paper_are_listed(tmp_path):
     write_run(tmp_path / "runs" / "a", {"accuracy": 0.5}, dataset="MiniWorld", backbone="b")
     page = report(tmp_path)
     assert "The paper does not use MiniWorld." in page
@@ -89,17 +89,17 @@ def test_damaged_file_is_one_line_that_names_it(name, text, message, tmp_path, c
     run = write_run(tmp_path / "runs" / "a", {"accuracy": 0.5}, dataset="MiniWorld", backbone="b")
     (run / name).write_text(text)
     assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 2
-    (told,) = capsys.readouterr().err.strip().splitlines()
-    assert str(run) in told
-    assert message in told
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert str(run) in line
+    assert message in line
 
 
 def test_changed_entries_of_results_are_one_line_or_a_table(tmp_path):
     run = write_run(tmp_path / "runs" / "a", MATH, dataset="Math10k")
     path = run / "results.json"
-    whole = json.loads(path.read_text())
+    complete = json.loads(path.read_text())
     refused = 0
-    for what, damaged in damaged_content(whole, seed=0, count=more(200)):
+    for what, damaged in damaged_content(complete, seed=0, count=more(200)):
         path.write_text(json.dumps(damaged))
         try:
             (found,), _ = read_runs([tmp_path / "runs"])

@@ -220,7 +220,7 @@ def test_average_is_of_all_six_or_missing(encoder, monkeypatch):
     assert not missing
 
 
-def test_what_cannot_be_had_is_missing_and_told(monkeypatch, tmp_path, caplog):
+def test_an_unavailable_score_is_missing_and_logged(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     scores, missing = compute(OUTPUTS, REFERENCES, bertscore_model=str(tmp_path / "nowhere"))
     assert scores.keys() == {"bleu", "rouge_l"} == set(DialogueScores.names())

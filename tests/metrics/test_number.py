@@ -75,7 +75,7 @@ def test_right_is_within_a_thousandth():
 
 
 @pytest.mark.parametrize("reference", ["B", "nan", "inf", "", "1 2"])
-def test_reference_that_is_no_number_is_named(reference):
+def test_reference_without_a_number_is_named(reference):
     with pytest.raises(ValueError, match=rf"file:3: reference '{reference}': expected a number"):
         NumericAccuracy.judge("8", {"task": "t", "reference": reference, "id": "file:3"})
 

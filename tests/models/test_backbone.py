@@ -156,7 +156,7 @@ def test_fingerprint_is_of_every_value_and_not_of_files(base):
         weight.view(-1)[index] = value
     assert len(seen) == 1 + len(range(0, weight.numel(), 97))
     assert fingerprint_frozen(model) == before
-    # Trained weights are no part of it.
+    # Trainable weights are excluded.
     model.get_parameter(NAME).requires_grad_(True)
     weight.add_(1)
     changed = fingerprint_frozen(model)

@@ -85,15 +85,15 @@ def test_offline_is_one_line_and_exit_2(offline, tiny_config, tmp_path, capfd):
     config = with_base(tiny_config, "somebody/other", "v2")
     assert main(["fit", "--config", config]) == 2
     errors = capfd.readouterr().err
-    (told,) = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert "somebody/other" in told
-    assert "HF_HUB_OFFLINE is set" in told
-    assert "hf download somebody/other --revision v2" in told
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert "somebody/other" in line
+    assert "HF_HUB_OFFLINE is set" in line
+    assert "hf download somebody/other --revision v2" in line
     assert "Traceback" not in errors
     assert not (tmp_path / "runs").exists() or not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_hub_that_does_not_answer_is_told_at_once(monkeypatch):
+def test_unreachable_hub_is_an_error_at_once(monkeypatch):
     # Port 9 of this machine: refused, as by a firewall.
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)

@@ -94,7 +94,7 @@ def test_tensorizations_are_those_of_otherwise_equal_settings(folder):
     assert points == [(50, pytest.approx(90)), (1000, pytest.approx(70))]
 
 
-def test_ranks_below_sizes_are_no_tensorization(folder):
+def test_ranks_below_mode_sizes_are_not_a_tensorization(folder):
     ranks = {"modes_pattern": {"q_proj": {"ranks": [4, 8]}}}
     write_run(folder / "ranks", {"accuracy": 0.9}, method="TeRA", adapter=ranks, **WORLD)
     assert set(selections.tensorizations_of(*groups_of(folder))) == {"2 x ?", "4 x ?"}
@@ -148,7 +148,7 @@ def test_spectra_are_over_the_largest_value(folder):
     np.testing.assert_allclose(values, np.linspace(1, 5e-10, 64), atol=1e-12)
 
 
-def test_what_the_runs_lack_is_said(tmp_path):
+def test_a_missing_figure_has_its_reason(tmp_path):
     write_run(tmp_path / "a", {"accuracy": 0.5}, method="TeRA", **WORLD)
     groups, headline = groups_of(tmp_path)
     found = {drawing.name: drawing for drawing in figures.draw_all(groups, headline)}

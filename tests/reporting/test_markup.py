@@ -202,7 +202,7 @@ def test_predictions_are_text():
     } - ({"text_special"} - {t.type for t in inline})
 
 
-def test_a_dollar_in_a_label_is_no_formula(tmp_path):
+def test_a_dollar_in_a_label_is_not_math(tmp_path):
     figure = Figure()
     axes = figure.subplots()
     axes.plot([1, 2], label="r=$\\frac{$")

@@ -125,9 +125,9 @@ def test_published_methods_that_were_not_run_have_rows_without_scores(tmp_path):
 
 def test_published_averages_are_the_means_of_their_cells():
     cells = [({k: v for k, v in row.scores.items() if k != "average"}, row) for row in _read()]
-    whole = [(row, parts.values()) for parts, row in cells if len(parts) > 2]
-    assert len(whole) == 29
-    for row, parts in whole:
+    complete = [(row, parts.values()) for parts, row in cells if len(parts) > 2]
+    assert len(complete) == 29
+    for row, parts in complete:
         # Both are printed with two decimals.
         assert row.scores["average"] == pytest.approx(sum(parts) / len(parts), abs=0.0101)
 
@@ -166,14 +166,14 @@ def test_another_protocol_is_refused_by_the_name_of_the_field(tmp_path, other, f
         check_same_protocol(read_runs([tmp_path])[0])
 
 
-def test_a_share_of_the_whole_split_is_the_whole_split(tmp_path):
+def test_a_limit_of_1_0_is_the_complete_split(tmp_path):
     write_run(tmp_path / "a", {"accuracy": 0.5})
     write_run(tmp_path / "b", {"accuracy": 0.5}, seed=1, test_trainer={"limit_test_batches": 1.0})
     check_same_protocol(read_runs([tmp_path])[0])
 
 
 @pytest.mark.parametrize(("key", "value"), [("limit_train_batches", 0.1), ("devices", 2)])
-def test_runs_trained_otherwise_are_no_seeds_of_one_another(tmp_path, key, value):
+def test_runs_with_other_training_settings_are_not_seeds_of_one_group(tmp_path, key, value):
     for seed in (0, 1):
         run = write_run(tmp_path / str(seed), {"accuracy": 0.5}, seed=seed)
         config = yaml.safe_load((run / "config.yaml").read_text())
@@ -188,7 +188,7 @@ def test_a_preset_by_name_and_its_fields_by_hand_are_one_protocol(tmp_path):
     check_same_protocol(read_runs([tmp_path])[0])
 
 
-def test_folders_without_scores_are_told_and_a_repeated_seed_counts_once(tmp_path):
+def test_runs_without_scores_are_listed_and_a_repeated_seed_counts_once(tmp_path):
     write_run(tmp_path / "run" / "version_9", {"accuracy": 0.1})
     write_run(tmp_path / "run" / "version_10", {"accuracy": 0.2})
     trained = write_run(tmp_path / "trained", {})
@@ -205,7 +205,7 @@ def test_folders_without_scores_are_told_and_a_repeated_seed_counts_once(tmp_pat
     assert "version_10" in found["version_9"]
 
 
-def test_no_runs_at_all_is_a_mistake(tmp_path):
+def test_no_runs_are_a_user_error(tmp_path):
     with pytest.raises(ValueError, match="no tested run"):
         read_runs([tmp_path])
     with pytest.raises(ValueError, match="no folder"):

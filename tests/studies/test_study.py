@@ -87,9 +87,9 @@ def calls(monkeypatch):
     return made
 
 
-def test_rate_is_chosen_by_validation_on_the_first_seed(config, calls, tmp_path):
+def test_the_learning_rate_is_chosen_by_validation_with_the_first_seed(config, calls, tmp_path):
     assert study.main(["--config", str(config)]) == 0
-    ran = [(verb, v["seed_everything"], get(v, LEARNING_RATE)) for verb, v, _ in calls]
+    ran = [(subcommand, v["seed_everything"], get(v, LEARNING_RATE)) for subcommand, v, _ in calls]
     assert [run[1:] for run in ran if run[0] == "fit"] == [(3, 0.1), (3, 0.2), (3, 0.4), (4, 0.2)]
     assert [run[1:] for run in ran if run[0] == "test"] == [(3, 0.2), (4, 0.2)]
     assert all(v["x"]["seed"] == v["seed_everything"] for _, v, _ in calls)
@@ -122,10 +122,10 @@ def skip_where(monkeypatch, skipped):
     monkeypatch.setattr(Processes, "call", call)
 
 
-def test_a_failed_run_is_told_and_left_out(config, calls, monkeypatch):
+def test_a_failed_run_is_reported_and_omitted(config, calls, monkeypatch):
     skip_where(monkeypatch, lambda folder: "lr0.2" in folder.name)
     study.main(["--config", str(config)])
-    assert {get(v, LEARNING_RATE) for verb, v, _ in calls if verb == "test"} == {0.1}
+    assert {get(v, LEARNING_RATE) for subcommand, v, _ in calls if subcommand == "test"} == {0.1}
     skip_where(monkeypatch, lambda folder: True)
     config.write_text(config.read_text().replace("output: out", "output: other"))
     with pytest.raises(RunStoppedError, match=r"a: no learning rate of \[0.1, 0.2, 0.4\] finished"):
@@ -173,7 +173,7 @@ def test_an_edited_entry_has_runs_of_its_own(config, calls, tmp_path):
     assert len(calls) == 2 * done
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint(config, calls, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_from_its_last_checkpoint(config, calls, tmp_path, monkeypatch):
     config.write_text(config.read_text().replace("[0.1, 0.2, 0.4]", "[0.2]"))
     good = Processes.call
 
@@ -215,7 +215,7 @@ def test_what_the_study_did_not_write_is_not_touched(config, calls, tmp_path, ca
     assert (runs[0] / "version_0" / "results.json").exists()
 
 
-def test_a_run_that_another_process_has_is_left_to_it(config, calls, tmp_path):
+def test_a_run_of_another_process_is_skipped(config, calls, tmp_path):
     study.main(["--config", str(config)])
     held = min((tmp_path / "out" / "a").iterdir()) / MARKER
     # A lock belongs to the open file: another one in this process is as good as another process.
@@ -348,7 +348,7 @@ def test_no_more_runs_at_once_than_jobs(config, calls, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--jobs", "0"], "--jobs is 0: expected at least 1"),
         (["--shard", "0/2"], "--shard is '0/2': expected I/N"),
@@ -356,9 +356,9 @@ def test_no_more_runs_at_once_than_jobs(config, calls, monkeypatch):
         (["--shard", "x"], "--shard is 'x': expected I/N"),
     ],
 )
-def test_arguments_that_make_no_sense_are_told(config, arguments, told, capsys):
+def test_invalid_arguments_are_errors(config, arguments, message, capsys):
     assert guard(lambda: study.main(["--config", str(config), *arguments])) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def plan(entry, name, folder, lr=0.1, seed=1):
@@ -394,11 +394,11 @@ def test_the_hash_is_of_all_that_results_depend_on(tiny_config, tiny_commonsense
     file.write_text(file.read_text().replace("green", "white", 1))
     others.add(plan(entry, "a", tmp_path).sha256)
     assert len(others | {first.sha256}) == 6
-    for changed, told in (
+    for changed, message in (
         ({"trainer.max_stops": 1}, "entries.a: .*max_stops"),
         ({"trainer.max_steps": "many"}, "entries.a: .*max_steps"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             resolve(type(entry)(entry.config, changed), "a", tmp_path)
     with pytest.raises(UserError, match=r"entries.a: data.init_args.sead is unknown"):
         plan(type(entry)(entry.config, seed_keys=["data.init_args.sead"]), "a", tmp_path)
@@ -466,9 +466,9 @@ def test_a_signal_ends_the_processes_and_what_they_started(name, signals, saved,
     for number in signals:
         time.sleep(0.1)
         parent.send_signal(number)
-    told = parent.communicate(timeout=30)[1].decode()
-    assert parent.returncode == 128 + signals[0], told
-    assert f"{signals[0].name}: runs save and end" in told
+    stderr = parent.communicate(timeout=30)[1].decode()
+    assert parent.returncode == 128 + signals[0], stderr
+    assert f"{signals[0].name}: runs save and end" in stderr
     assert (tmp_path / "saved").exists() == saved
     assert not alive(int((tmp_path / "pids").read_text()))
 
@@ -510,15 +510,15 @@ def stop_in_fork(monkeypatch):
 def interrupt_in_terminal(monkeypatch):
     """Run a study that gets what Ctrl-C sends, after the first checkpoint."""
     code = f"{LISTEN}import runpy; runpy.run_module('tera_pl', run_name='__main__', alter_sys=True)"
-    with Path("told").open("wb") as told:
+    with Path("output.txt").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, "study", *ARGUMENTS], stderr=told, stdout=told
+            [sys.executable, "-c", code, "study", *ARGUMENTS], stderr=output, stdout=output
         )
     (line,) = iter_until(lambda: list(Path("out").glob("a/*")), process)
     wait_for(line / "version_0" / "checkpoints" / "last.ckpt", process)
     process.send_signal(signal.SIGINT)
     assert process.wait(120) == 130
-    text = Path("told").read_text()
+    text = Path("output.txt").read_text()
     assert text.splitlines()[-1] == (
         "stopped: SIGINT; to resume: python -m tera_pl study --config study.yaml"
     )
@@ -545,15 +545,15 @@ def test_a_stopped_study_is_resumed_to_the_same_bits(stop, tiny_config, tmp_path
     assert (line / "version_0" / "config_fit.yaml").exists()
     assert not (line / "version_1").exists()
     settings = yaml.safe_load((line / "settings.yaml").read_text())
-    settings["trainer"]["logger"]["init_args"] |= {"save_dir": "whole", "name": "run"}
-    Path("whole.yaml").write_text(yaml.safe_dump(settings))
-    assert cli.main(["fit", "--config", "whole.yaml"]) == 0
-    resumed, whole = (
+    settings["trainer"]["logger"]["init_args"] |= {"save_dir": "uninterrupted", "name": "run"}
+    Path("uninterrupted.yaml").write_text(yaml.safe_dump(settings))
+    assert cli.main(["fit", "--config", "uninterrupted.yaml"]) == 0
+    resumed, uninterrupted = (
         torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
-        for path in (line / "version_0", Path("whole/run/version_0"))
+        for path in (line / "version_0", Path("uninterrupted/run/version_0"))
     )
-    assert whole["global_step"] == resumed["global_step"] == 60
-    for name, value in whole["state_dict"].items():
+    assert uninterrupted["global_step"] == resumed["global_step"] == 60
+    for name, value in uninterrupted["state_dict"].items():
         assert torch.equal(resumed["state_dict"][name], value)
     (row,) = json.loads(Path("out/study.json").read_text())
     assert row["name"] == "a"

@@ -61,7 +61,7 @@ def test_factorizations_are_all_there(size):
     assert set(found) == expected
 
 
-def test_theorem_2_numbers_of_the_paper():
+def test_theorem_2_counts_of_the_paper():
     counts = full_rank_counts(4096, 4096)
     assert (counts.tera_fewest, counts.tera_most) == (48, 8192)
     assert (counts.hira, counts.vera) == (8192, 8192)
