@@ -100,8 +100,8 @@ def test_strategies_that_a_configuration_may_name():
         prepare_strategy(ModelParallelStrategy(tensor_parallel_size=2))
 
 
-def test_every_weight_trained_in_parts_is_written_whole(tmp_path):
-    """Without an adapter the trained weights themselves are shared among the processes."""
+def test_full_fine_tuning_with_shards_saves_full_tensors(tmp_path):
+    """Without an adapter the trainable weights are sharded."""
     every = {"model.init_args.adapter": "null", "model.init_args.optimizer.init_args.lr": 1e-4}
     run("fit", tmp_path, **(ONE | every | {"trainer.max_steps": 2}))
     run("fit", tmp_path, **(TWO | every | {"trainer.max_steps": 2}))

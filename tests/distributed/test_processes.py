@@ -38,15 +38,15 @@ def as_arguments(settings):
     return [f"--{key}={value}" for key, value in (ARGUMENTS | settings).items()]
 
 
-def launch(verb, folder, settings):
+def launch(subcommand, folder, settings):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tera_pl", verb, *as_arguments(settings)]
+    command = [sys.executable, "-m", "tera_pl", subcommand, *as_arguments(settings)]
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def run(verb, folder, **settings):
+def run(subcommand, folder, **settings):
     processes = settings.get("trainer.devices", 1)
-    finish(folder, verb, *as_arguments(settings), processes=processes)
+    finish(folder, subcommand, *as_arguments(settings), processes=processes)
 
 
 def answers(folder):
@@ -102,8 +102,8 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_mistake_is_told_once(tmp_path):
-    """Both processes find it, when they load the model."""
+def test_a_user_error_is_reported_once(tmp_path):
+    """Both processes raise it when they load the model."""
     wrong = {"model.init_args.adapter.init_args.target_modules": "[nope]"}
     process = launch("fit", tmp_path, TWO | wrong)
     _, errors = process.communicate(timeout=1200)
@@ -123,7 +123,7 @@ def test_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=1200)
     assert process.returncode == 1, errors[-2000:]
-    (told,) = [line for line in errors.splitlines() if line.startswith("stopped")]
+    (stopped,) = [line for line in errors.splitlines() if line.startswith("stopped")]
     step = torch.load(last, weights_only=True)["global_step"]
-    assert told.startswith(f"stopped: SIGTERM after step {step}; to resume: ")
+    assert stopped.startswith(f"stopped: SIGTERM after step {step}; to resume: ")
     assert "Traceback" not in errors
