@@ -45,31 +45,11 @@ def iter_delta_weights(
         yield name, layer_delta_weight(layer, adapter_name)
 
 
-def iter_singular_values(
-    model: nn.Module, adapter_name: str = "default"
-) -> Iterator[tuple[str, Tensor]]:
-    """Decompose the weight updates of an adapted model, one at a time.
+def iter_spectra(model: nn.Module, adapter_name: str = "default") -> Iterator[tuple[str, Spectrum]]:
+    """Compute the ranks of the weight updates of an adapted model, one at a time.
 
     A weight update that is a product with a small inner size is never multiplied out; of the others
     one is in memory at a time. Each is decomposed on the device of its layer.
-
-    Args:
-        model: A model that PEFT has adapted.
-        adapter_name: Which adapter.
-
-    Yields:
-        The name of the layer in the base model and its `min(out_features, in_features)` singular
-        values in descending order, on the CPU.
-
-    Raises:
-        ValueError: If a weight update has a NaN or infinite entry.
-    """
-    for name, layer in adapted_layers(model, adapter_name).items():
-        yield name, layer_singular_values(layer, adapter_name)
-
-
-def iter_spectra(model: nn.Module, adapter_name: str = "default") -> Iterator[tuple[str, Spectrum]]:
-    """Compute the ranks of the weight updates of an adapted model, one at a time.
 
     Args:
         model: A model that PEFT has adapted.

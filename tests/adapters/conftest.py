@@ -31,7 +31,7 @@ def input_ids() -> torch.Tensor:
 
 @pytest.fixture
 def perturb() -> Callable[[torch.nn.Module], None]:
-    """Move every trainable number away from where it starts."""
+    """Move every trainable parameter away from its initial value."""
 
     def move(model: torch.nn.Module) -> None:
         generator = torch.Generator().manual_seed(1)

@@ -160,7 +160,7 @@ def test_merged_output_is_the_same(
     close(merged(x), expected)
 
 
-def test_trains_exactly_its_own_numbers(adapter: Adapter, net: Net, x: Tensor) -> None:
+def test_trains_exactly_its_own_parameters(adapter: Adapter, net: Net, x: Tensor) -> None:
     before = copy.deepcopy(net.state_dict())
     model = get_peft_model(net, adapter())
     assert all(adapter.prefix in name for name in trained(model))
@@ -191,7 +191,7 @@ def test_saved_and_loaded_adapter_gives_the_same_bits(
     assert torch.equal(loaded(x), model(x))
 
 
-def test_frozen_numbers_do_not_depend_on_the_type_of_the_base(adapter: Adapter) -> None:
+def test_frozen_values_do_not_depend_on_the_dtype_of_the_base(adapter: Adapter) -> None:
     deltas = {}
     for dtype in (torch.float32, torch.bfloat16):
         net = Net("Linear").to(dtype)
@@ -201,7 +201,7 @@ def test_frozen_numbers_do_not_depend_on_the_type_of_the_base(adapter: Adapter) 
             parameter.data.fill_(0.5)
         deltas[dtype] = net.adapted.get_delta_weight("default")
         assert deltas[dtype].dtype == torch.float32
-    # Each of the frozen tensors on the way is rounded by half a step of bfloat16, 2^-9, at most.
+    # Each frozen tensor is rounded by half a step of bfloat16, 2^-9, at most.
     steps = len(parameters) + 1
     error = (deltas[torch.bfloat16] - deltas[torch.float32]).norm()
     assert error <= steps * 2**-9 * math.sqrt(2) * deltas[torch.float32].norm()

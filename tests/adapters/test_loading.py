@@ -67,11 +67,11 @@ def test_damaged_file_is_refused_by_the_name_of_the_tensor(method, llama: Callab
         save_file(damage(dict(state), name), tmp_path / "adapter_model.safetensors")
         with pytest.raises(ValueError, match=re.escape(message)) as error:
             load(tmp_path, llama)
-        told = str(error.value)
-        assert "\n" not in told
+        line = str(error.value)
+        assert "\n" not in line
         if "weights_sha256" not in message:
             # In the model, names have that of the adapter in them.
-            assert ("more" if case == "unknown" else name) in told.replace(".default", ""), case
+            assert ("more" if case == "unknown" else name) in line.replace(".default", ""), case
 
 
 def edit(folder, **changes):
@@ -166,16 +166,16 @@ def test_no_edit_of_a_setting_changes_outputs(method, llama: Callable, input_ids
     model = peft.get_peft_model(llama(), config).eval()
     model.save_pretrained(tmp_path)
     expected = model(input_ids).logits
-    whole = json.loads((tmp_path / "adapter_config.json").read_text())
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
     types = typing.get_type_hints(type(config))
     inherited = {f.name for f in dataclasses.fields(peft.PeftConfig)}
-    hashes = {name for name in whole if name.endswith("_sha256")} - {"frozen_sha256"}
+    hashes = {name for name in saved if name.endswith("_sha256")} - {"frozen_sha256"}
     fields = {f.name for f in dataclasses.fields(config)}
     own = sorted(fields - inherited - hashes)
     loaded = 0
     for name in own:
-        for value in others(whole[name], types[name]):
-            (tmp_path / "adapter_config.json").write_text(json.dumps(whole | {name: value}))
+        for value in others(saved[name], types[name]):
+            (tmp_path / "adapter_config.json").write_text(json.dumps(saved | {name: value}))
             try:
                 found = load(tmp_path, llama).eval()(input_ids).logits
             except (ValueError, AttributeError, TypeError, KeyError):  # PEFT's own, too

@@ -78,7 +78,7 @@ def test_starts_at_zero_with_normal_factors(llama: Callable, input_ids: Tensor) 
     assert torch.equal(model(input_ids).logits, expected)
     for factors in shared(model).values():
         for factor in (factors.left, factors.right):
-            # 144 numbers at least: mean and variance within five of their standard errors.
+            # 144 values at least: mean and variance within five of their standard errors.
             assert abs(factor.mean()) < 5 / 12
             assert abs(factor.var() - 1) < 5 * (2 / 144) ** 0.5
     assert all(not layer.lotr_core["default"].any() for layer in layers(model).values())
@@ -136,7 +136,7 @@ def test_gradient_of_a_shared_factor_is_the_sum_over_its_layers(
         (together,) = {id(f): getattr(f, name).grad for f in shared(model).values()}.values()
         parts = [getattr(f, name).grad for f in shared(alone).values()]
         assert len(parts) == 3
-        # Few sums in float64 of numbers of size one.
+        # Short sums in float64 of values of size one.
         torch.testing.assert_close(together, sum(parts), rtol=1e-10, atol=1e-12)
 
 
@@ -253,7 +253,7 @@ LLAMA_3_8B = LlamaConfig(vocab_size=128256, intermediate_size=14336, num_key_val
 
 
 @pytest.mark.parametrize(
-    ("llama_config", "settings", "trained_numbers"),
+    ("llama_config", "settings", "trainable_params"),
     [
         (LLAMA_2_7B, {}, 8 * 8192 + 64 * 8**2),
         (LLAMA_2_7B, {"r": 64}, 64 * 8192 + 64 * 64**2),
@@ -261,13 +261,13 @@ LLAMA_3_8B = LlamaConfig(vocab_size=128256, intermediate_size=14336, num_key_val
         (LLAMA_3_8B, {}, 8 * (4096 + 4096) + 8 * (4096 + 1024) + 64 * 8**2),
     ],
 )
-def test_trainable_numbers_on_llama(
-    llama_config: LlamaConfig, settings: dict, trained_numbers: int
+def test_trainable_parameters_on_llama(
+    llama_config: LlamaConfig, settings: dict, trainable_params: int
 ) -> None:
     with torch.device("meta"):
         base = LlamaForCausalLM(llama_config)
     model = make(base, **({"r": 8} | settings))
-    assert model.get_nb_trainable_parameters()[0] == trained_numbers
+    assert model.get_nb_trainable_parameters()[0] == trainable_params
 
 
 @pytest.mark.parametrize(
@@ -278,6 +278,6 @@ def test_trainable_numbers_on_llama(
         ({"dropout": -0.1}, r"dropout is -0.1"),
     ],
 )
-def test_mistakes_are_named(settings: dict, message: str) -> None:
+def test_invalid_settings_are_named(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LotrConfig(target_modules=QV, **settings)

@@ -1,6 +1,6 @@
 """A batch whose examples use different adapters, beside one adapter at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def mixed(llama: Callable) -> PeftModel:
 
 
 def one_at_a_time(model: PeftModel, run: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """Every example's part of a run of the whole batch with its adapter alone."""
+    """Run the full batch with the adapter of each example and take that example."""
     outputs = []
     for example, name in enumerate(NAMES):
         if name == "__base__":
@@ -149,13 +149,13 @@ def test_other_methods(llama: Callable, config: type) -> None:
                 torch.testing.assert_close(logits[example], alone[example], rtol=0, atol=1e-12)
 
 
-def test_mistakes_leave_no_hooks_behind(mixed: PeftModel) -> None:
-    mistakes = {
+def test_errors_leave_no_hooks_behind(mixed: PeftModel) -> None:
+    invalid = {
         "Got adapter names of type <class 'str'>, expected a list of str": "a",
         r"Length of `adapter_names` should be .* got 1 and 9 respectively": ["a"],
         r"non-existing adapter\(s\): x, y": ["x", "y", *NAMES[2:]],
     }
-    for message, names in mistakes.items():
+    for message, names in invalid.items():
         with pytest.raises((TypeError, ValueError), match=message):
             mixed(input_ids=IDS, adapter_names=names)
     mixed.train()
@@ -167,6 +167,22 @@ def test_mistakes_leave_no_hooks_behind(mixed: PeftModel) -> None:
     layers = [m for m in mixed.modules() if isinstance(m, adapters.layer.AdapterLayer)]
     assert layers
     assert not any(one._forward_pre_hooks for one in layers)
+
+
+def test_a_forward_pass_does_not_walk_the_modules_of_the_model(
+    mixed: PeftModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked = []
+    modules = nn.Module.modules
+
+    def walk(module: nn.Module) -> Iterator[nn.Module]:
+        walked.append(module)
+        return modules(module)
+
+    monkeypatch.setattr(nn.Module, "modules", walk)
+    with torch.no_grad():
+        mixed(input_ids=IDS, adapter_names=NAMES)
+    assert not any(module in (mixed, mixed.base_model) for module in walked)
 
 
 def test_a_layer_of_rows(perturb: Callable) -> None:

@@ -141,7 +141,7 @@ COUNTS = [
 
 
 @pytest.mark.parametrize(("llama_config", "targets", "r", "trained", "percent"), COUNTS)
-def test_trainable_numbers_on_llama(
+def test_trainable_parameters_on_llama(
     llama_config: LlamaConfig, targets: list[str], r: int, trained: int, percent: float | None
 ) -> None:
     with torch.device("meta"):
@@ -190,7 +190,7 @@ def test_trained_adapter_reloads_to_the_same_bits(
         ({"target_modules": ".*q", "layers_to_transform": [0]}, r"needs a list of target_modules"),
     ],
 )
-def test_mistakes_are_named(settings: dict, message: str) -> None:
+def test_invalid_settings_are_named(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MoraConfig(**({"target_modules": ["q_proj"]} | settings))
 

@@ -1,4 +1,4 @@
-"""Trainable numbers of TeRA on real shapes, on the meta device: nothing is drawn or allocated."""
+"""Trainable parameters of TeRA on real shapes, on the meta device: nothing is drawn."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -65,7 +65,7 @@ def keep_in(out: int | list[int], v_out: int | list[int]) -> dict[str, Any]:
         ("8B", keep_out(6, 12), 165_376),
     ],
 )
-def test_trainable_numbers_on_llama(
+def test_trainable_parameters_on_llama(
     base: LlamaForCausalLM, settings: dict[str, Any], trained: int
 ) -> None:
     model = get_peft_model(base, TeraConfig(target_modules=["q_proj", "v_proj"], **settings))

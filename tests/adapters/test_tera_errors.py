@@ -1,4 +1,4 @@
-"""Mistakes of a user are one clear line that names the module or the setting."""
+"""User errors are one clear line that names the module or the setting."""
 
 from collections.abc import Callable
 
@@ -71,8 +71,8 @@ def test_a_prime_size() -> None:
     net = nn.ModuleDict({"first": nn.Linear(8, 6), "prime": nn.Linear(8, 13)})
     with pytest.raises(ValueError, match="module prime: cannot split size 13 into 2 modes"):
         get_peft_model(net, TeraConfig(target_modules=["first", "prime"]))
-    whole = TeraConfig(target_modules=["prime"], out_modes=1)
-    get_peft_model(nn.ModuleDict({"prime": nn.Linear(8, 13)}), whole)
+    unsplit = TeraConfig(target_modules=["prime"], out_modes=1)
+    get_peft_model(nn.ModuleDict({"prime": nn.Linear(8, 13)}), unsplit)
 
 
 def test_a_module_that_is_not_linear(llama: Callable) -> None:

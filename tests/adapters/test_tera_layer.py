@@ -122,7 +122,7 @@ def test_autocast(compute: str) -> None:
         outputs = net(x)
         outputs.float().sum().backward()
     assert outputs.dtype == torch.bfloat16
-    # A few roundings to bfloat16 (2^-9 each) on the way of sums of 30 terms.
+    # A few roundings to bfloat16 (2^-9 each) in sums of 30 terms.
     assert (outputs - expected).norm() <= 8 * 2**-9 * expected.norm()
     assert all(v.grad.dtype == torch.float32 for v in adapted.tera_vectors["default"])
 

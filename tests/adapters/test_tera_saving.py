@@ -1,4 +1,4 @@
-"""Save and load TeRA: only trained numbers in the file, frozen ones verified by their hash."""
+"""Save and load TeRA: only trainable parameters in the file, frozen tensors verified by hash."""
 
 import json
 from collections.abc import Callable
@@ -122,7 +122,7 @@ def test_saved_frozen_tensors_are_used_where_drawing_gives_others(
     monkeypatch.setattr(tera_model, "draw", draw_otherwise)
     loaded = PeftModel.from_pretrained(llama(), tmp_path / "first")
     assert torch.equal(loaded(input_ids).logits, expected)
-    # They can be handed on, unless they are held rounded.
+    # They can be saved again, unless they are rounded in memory.
     loaded.save_pretrained(tmp_path / "second")
     again = PeftModel.from_pretrained(llama(), tmp_path / "second")
     assert torch.equal(again(input_ids).logits, expected)

@@ -10,7 +10,7 @@ from torch import nn
 
 from tera_pl.adapters import TeraConfig
 from tera_pl.adapters.tera import TeraLayer
-from tera_pl.tensor import FrozenTensor, TensorNetwork
+from tera_pl.tensor import FrozenTensor, TensorNetwork, projection
 
 QV = ["q_proj", "v_proj"]
 
@@ -34,7 +34,7 @@ def places(model: nn.Module) -> set[int]:
 
 # q: core and 3 factors. v (24 -> 12): a core and 2 out factors of its own, the in factor of q.
 NUM_TENSORS = 4 + 3
-NUM_NUMBERS = (24 * 24 + 4 * 4 + 6 * 6 + 24 * 24) + (12 * 24 + 3 * 3 + 4 * 4)
+NUM_VALUES = (24 * 24 + 4 * 4 + 6 * 6 + 24 * 24) + (12 * 24 + 3 * 3 + 4 * 4)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_one_copy_however_many_layers(llama: Callable, change: Callable, inject:
     assert len(networks(model)) == 6
     assert len(places(model)) == NUM_TENSORS
     frozen = {id(m): m for m in model.modules() if isinstance(m, FrozenTensor)}
-    assert sum(tensor.value.numel() for tensor in frozen.values()) == NUM_NUMBERS
+    assert sum(tensor.value.numel() for tensor in frozen.values()) == NUM_VALUES
 
 
 def test_training_and_deleting_do_not_copy(llama: Callable, input_ids: torch.Tensor) -> None:
@@ -150,3 +150,33 @@ def test_low_cpu_mem_usage_shares_too(llama: Callable, tmp_path) -> None:
     model = PeftModel.from_pretrained(llama(), tmp_path, low_cpu_mem_usage=True)
     assert len(places(model)) == NUM_TENSORS
     assert not any(network.core.is_meta for network in networks(model).values())
+
+
+@pytest.mark.parametrize("change", [lambda model: model, copy.deepcopy], ids=["as it is", "copy"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("compute", ["factored", "materialized"])
+def test_layers_of_one_input_share_its_projection(
+    llama: Callable,
+    input_ids: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    compute: str,
+    checkpointing: bool,
+    change: Callable,
+) -> None:
+    projected = []
+    forward = projection._Projection.forward
+
+    def count(ctx: object, inputs: torch.Tensor, network: TensorNetwork) -> torch.Tensor:
+        projected.append(inputs.shape)
+        return forward(ctx, inputs, network)
+
+    monkeypatch.setattr(projection._Projection, "forward", staticmethod(count))
+    config = TeraConfig(target_modules=QV, compute=compute, init_weights=False)
+    model = change(get_peft_model(llama(), config)).train()
+    if checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model(input_ids, labels=input_ids).loss.backward()
+    # Once for query and value of three layers each. Checkpointing applies M again in the factored
+    # path; in the materialized path each layer gets an input object of its own in backward.
+    assert len(projected) == (6 if checkpointing else 3)

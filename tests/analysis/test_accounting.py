@@ -29,7 +29,7 @@ HIRA_TARGETS = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 TOKENS = 20
 
 
-def base_numbers(size):
+def base_params(size):
     layer = 2 * D * D + 2 * D * KV[size] + 3 * D * FF[size]
     return 2 * V[size] * D + L * layer + NORMS
 
@@ -83,7 +83,7 @@ def p_tuning(kind, hidden):
     )
 
 
-# Trained numbers and, where a method adds any, frozen ones.
+# Trainable parameters and, if a method adds any, frozen ones.
 ADAPTERS = {
     "lora": (lambda: peft.LoraConfig(r=32, target_modules=QV), lambda s: lora(32, s), None),
     "dora": (
@@ -124,10 +124,10 @@ ADAPTERS = {
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("method", ADAPTERS)
-def test_numbers_of_adapters(method, size):
+def test_parameters_of_adapters(method, size):
     adapter, formula, frozen = ADAPTERS[method]
     counts = count_adapted(size, adapter())
-    trained, base = formula(size), base_numbers(size)
+    trained, base = formula(size), base_params(size)
     assert counts.trained == counts.stored == trained
     assert counts.stored_bytes == 4 * trained
     assert (counts.trained_norms, counts.trained_biases) == (0, 0)
@@ -137,8 +137,8 @@ def test_numbers_of_adapters(method, size):
 
 
 def test_the_sizes_are_the_real_ones():
-    assert base_numbers("7B") == 6_738_415_616
-    assert base_numbers("8B") == 8_030_261_248
+    assert base_params("7B") == 6_738_415_616
+    assert base_params("8B") == 8_030_261_248
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_the_sizes_are_the_real_ones():
         ("tera", 270_336, 268_288),
     ],
 )
-def test_formulas_give_the_numbers_of_the_papers(method, seven, eight):
+def test_formulas_give_the_counts_of_the_papers(method, seven, eight):
     formula = ADAPTERS[method][1]
     assert (formula("7B"), formula("8B")) == (seven, eight)
 
@@ -197,7 +197,7 @@ def test_prompt_methods_store_the_prompt_and_train_the_encoder(adapter, encoder,
     counts = count_adapted(size, adapter)
     assert counts.trained == TOKENS * D + encoder
     assert counts.stored == TOKENS * D
-    assert counts.base == base_numbers(size)
+    assert counts.base == base_params(size)
     assert counts.frozen_adapter == 0
 
 
@@ -208,7 +208,7 @@ def test_trained_norms_are_counted_apart(size):
     assert counts.trained == loretta(size) + NORMS
     assert counts.trained_norms == NORMS
     # What is trained is a copy; the norms of the base stay as they are.
-    assert counts.base == base_numbers(size)
+    assert counts.base == base_params(size)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -225,8 +225,8 @@ def test_full_fine_tuning(size):
     with torch.device("meta"):
         model = LlamaForCausalLM(SIZES[size]).to(torch.bfloat16)
     counts = count(model)
-    assert counts.trained == counts.stored == base_numbers(size)
-    assert counts.stored_bytes == 2 * base_numbers(size)
+    assert counts.trained == counts.stored == base_params(size)
+    assert counts.stored_bytes == 2 * base_params(size)
     assert counts.trained_norms == NORMS
     assert counts.trained_percent == 100
     assert counts.base == 0

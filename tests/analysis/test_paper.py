@@ -200,8 +200,8 @@ def test_figures_4_to_6(tmp_path):
     means = simulate_ablations(tmp_path)
     groups, layout = read(tmp_path)
     figures = {some.name: some.figure for some in draw_all(groups, layout.headline)}
-    by_numbers, by_order = figures["tensorization_scores"].axes
-    assert sorted(points(by_numbers)) == [pytest.approx(pair) for pair in sorted(means.items())]
+    by_params, by_order = figures["tensorization_scores"].axes
+    assert sorted(points(by_params)) == [pytest.approx(pair) for pair in sorted(means.items())]
     orders = sorted(round(x) for x, _ in points(by_order))
     assert orders == sorted(out + into for out, into in TENSORIZATIONS)
 

@@ -102,8 +102,8 @@ def test_paths_agree_to_rounding(dtype, with_layer):
             outputs = apply(network, inputs, compute)
         gradients = torch.autograd.grad(outputs.float().square().sum(), [inputs, *network.vectors])
         results.append([outputs, *gradients])
-    # Each way rounds after at most eight products in a row; every rounding is half an eps of the
-    # largest value on the way, which cancellation may leave ten times above the result's scale.
+    # Each path rounds after at most eight products in a row; every rounding is half an eps of the
+    # largest intermediate value, which cancellation may leave ten times above the result's scale.
     eps = torch.finfo(dtype).eps
     for first, second in zip(*results, strict=True):
         scale = first.float().abs().max().item()

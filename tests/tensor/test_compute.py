@@ -52,7 +52,7 @@ def test_a_structured_core_costs_what_its_products_do():
     both = NetworkShape((64,) * 4, (64,) * 4, out_order=2)
     assert choose_compute(replace(both, core=core), 4 * N, fused=True) == "factored"
     assert choose_compute(both, 4 * N, fused=True) == "materialized"
-    # Products with matrices of 32 x 32 are as slow as one with the whole, where that is small.
+    # Products with matrices of 32 x 32 are as slow as one with a small unsplit core.
     small = NetworkShape((32,) * 4, (32,) * 4, out_order=2, core=((32, 32), (32, 32)))
     assert choose_compute(small, 512, fused=True) == "factored"
     assert choose_compute(small, 8192, fused=True) == "materialized"
