@@ -133,7 +133,7 @@ def check_regular(path: Path) -> int:
         Its size in bytes.
 
     Raises:
-        UserError: If it is no regular file, or too large for the memory of this machine.
+        UserError: If it is not a regular file, or too large for the memory of this machine.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):

@@ -1,4 +1,4 @@
-"""The order of examples, and a loader that goes on where it stopped."""
+"""The order of examples, and a loader that resumes where it stopped."""
 
 import math
 import random
@@ -90,8 +90,9 @@ class TokenBudgetSampler(DistributedSampler):
 
     A shuffled order is cut where the next example would not fit. The batches are those of the
     seed; every epoch has them in another order. With several processes each takes every n-th;
-    where their number is no multiple of the processes, some come twice in an epoch, as single
-    examples do with Lightning's own sampler. Lightning leaves a distributed sampler as it is.
+    where their number is not a multiple of the number of processes, some come twice in an epoch,
+    as single examples do with Lightning's own sampler. Lightning leaves a distributed sampler as
+    it is.
 
     Args:
         lengths: Length of each example in tokens, none above the budget.

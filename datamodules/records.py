@@ -84,7 +84,9 @@ def get_text(item: Mapping[str, Any], field: str, place: str, *, empty: bool = F
     if not empty and not value.strip():
         raise UserError(f"{place}: field {field!r} is empty")
     if not value.isascii() and _SURROGATE.search(value):
-        raise UserError(f"{place}: field {field!r} holds half a surrogate pair, which is no text")
+        raise UserError(
+            f"{place}: field {field!r} holds half a surrogate pair, which is not valid text"
+        )
     return value
 
 

@@ -133,7 +133,7 @@ def _read_parquet(path: Path) -> list[Mapping[str, Any]]:
     except FileNotFoundError as error:
         raise MissingFileError(f"cannot read {path}: {error.strerror}") from None
     except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path} is no readable Parquet file: {_first_line(error)}") from None
+        raise UserError(f"{path} is not a readable Parquet file: {_first_line(error)}") from None
 
 
 def _read_saved(path: Path, split: str) -> Iterator[Mapping[str, Any]]:
@@ -142,7 +142,7 @@ def _read_saved(path: Path, split: str) -> Iterator[Mapping[str, Any]]:
     try:
         saved = datasets.load_from_disk(str(path), keep_in_memory=True)
     except Exception as error:  # a damaged folder makes its readers raise anything
-        raise UserError(f"{path} is no readable dataset: {_first_line(error)}") from error
+        raise UserError(f"{path} is not a readable dataset: {_first_line(error)}") from error
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:
             raise UserError(

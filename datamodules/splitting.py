@@ -20,7 +20,7 @@ class Split:
     Args:
         size: How many (paper: 120); if null a tenth of them, at least one and at most 120.
         method: `random` as `datasets.Dataset.train_test_split` chooses, which LLM-Adapters uses, or
-            `tail`: the last ones after `random.shuffle`, as HiRA has it.
+            `tail`: the last ones after `random.shuffle`, as in HiRA.
         seed: Seed of the choice, apart from any other seed.
     """
 

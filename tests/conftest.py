@@ -6,7 +6,8 @@ loads this file before it starts a worker.
 
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,19 @@ def shared() -> Path:
 def _command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     # LightningCLI warns when it is given arguments while the process has some too.
     monkeypatch.setattr("sys.argv", ["tera_pl"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared_parsers() -> Iterator[None]:
+    """Build the parser of the command line once for a module: it takes as long as all parsing."""
+    if "tera_pl.cli" not in sys.modules:
+        yield
+        return
+    from tests.attempts import share_parsers
+
+    with pytest.MonkeyPatch.context() as patch:
+        share_parsers(patch, short=False)
+        yield
 
 
 WORDS = (

@@ -160,7 +160,7 @@ def check_target(path: Path, kind: str, *, replace: bool) -> Path:
     except OSError as error:
         raise refusal(error, path) from error
     if not path.is_dir():
-        raise UserError(f"{path} is there already and is no folder: choose another name")
+        raise UserError(f"{path} exists and is not a folder: choose another name")
     if not replace:
         raise UserError(f"{path} is not empty: choose another folder, or --overwrite")
     if path.is_mount() or path.resolve() in {Path.cwd(), *Path.cwd().parents}:
@@ -173,7 +173,7 @@ def _check_parent(path: Path) -> None:
     """Refuse a parent folder that cannot be written, before hours of work."""
     above = next(parent for parent in path.parents if parent.exists())
     if not above.is_dir():
-        raise UserError(f"cannot write {path}: {above} is no folder")
+        raise UserError(f"cannot write {path}: {above} is not a folder")
     if not os.access(above, os.W_OK | os.X_OK):
         raise UserError(f"cannot write {path}: {above} is read-only")
 

@@ -139,11 +139,11 @@ def test_what_this_program_did_not_write_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(mine)
     cases = {
         mine: "was not written by this program as a export|current folder",
-        tmp_path / "file": "is no folder",
+        tmp_path / "file": "is not a folder",
         tmp_path / "link": "is a symbolic link",
         tmp_path / "dangling": "is a symbolic link",
         tmp_path / "forged": "was not written by this program",
-        tmp_path / "file" / "x": "cannot write .*: .*file is no folder",
+        tmp_path / "file" / "x": "cannot write .*: .*file is not a folder",
         Path(): "current folder",
         Path(".."): "current folder or holds it",
         Path("/"): "current folder or holds it|not empty",

@@ -13,7 +13,6 @@ import yaml
 from tera_pl.cli import main
 from tera_pl.studies import runs as study_runs
 from tera_pl.studies.definition import LEARNING_RATE, read_study
-from tests.attempts import share_parsers
 from tests.config.composition import compose, fragments
 from tests.conftest import ROOT
 
@@ -46,14 +45,6 @@ METHODS = {
 PROTOCOLS = sorted((ROOT / "configs" / "base" / "protocols").rglob("*.yaml"))
 METHOD_FILES = sorted((ROOT / "configs" / "base" / "methods").glob("*.yaml"))
 PAPER = {"commonsense170k", "convai2", "math10k"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _shared_parsers():
-    """Build the parser once; it takes as long as all the rest of reading a configuration."""
-    with pytest.MonkeyPatch.context() as patch:
-        share_parsers(patch, short=False)
-        yield
 
 
 def name(path):
