@@ -1,37 +1,66 @@
-"""Entry point of `python -m tera_pl`."""
+"""Entry point of `python -m tera_pl` and of the console script `tera-pl`."""
 
+import difflib
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from tera_pl.cli import guard
-from tera_pl.cli import main as run_trainer
-from tera_pl.commands import benchmark, estimate, export, learning_rates, report, study, theory
+from tera_pl.commands import COMMANDS, TRAINER_COMMANDS
 
-# What is no verb of the Trainer.
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "benchmark": benchmark.main,
-    "estimate": estimate.main,
-    "export": export.main,
-    "learning_rates": learning_rates.main,
-    "report": report.main,
-    "study": study.main,
-    "theory": theory.main,
-}
+USAGE = "usage: python -m tera_pl <command> [options]"
 
 
-def main(args: Sequence[str]) -> int:
-    """Run a verb of the Trainer or a command.
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Nothing that takes long to import is imported before the command is known.
 
     Args:
-        args: Command line arguments.
+        args: Command line arguments; those of the process if none are given.
 
     Returns:
-        0, or 2 after a mistake.
+        The exit code: 0, or 2 after a user error.
     """
-    if args and args[0] in COMMANDS:
-        return guard(lambda: COMMANDS[args[0]](args[1:]))
-    return run_trainer()
+    args = list(sys.argv[1:] if args is None else args)
+    name = args[0] if args else None
+    if name in {"-h", "--help"}:
+        sys.stdout.write(list_commands())
+        return 0
+    if name is None:
+        sys.stderr.write(list_commands())
+        return 2
+    # LightningCLI accepts `--config` before its subcommand.
+    if name in TRAINER_COMMANDS or name.startswith("-"):
+        from tera_pl.cli import main as run_trainer
+
+        return run_trainer(args)
+    if name in COMMANDS:
+        return _run(name, args[1:])
+    sys.stderr.write(f"error: unknown command {name!r}: {_suggest(name)} (see --help)\n")
+    return 2
+
+
+def list_commands() -> str:
+    """List every command with its one-line description."""
+    described = TRAINER_COMMANDS | COMMANDS
+    width = max(map(len, described))
+    lines = [f"  {name:<{width}}  {text}" for name, text in described.items()]
+    more = "Options of a command: python -m tera_pl <command> --help"
+    return "\n".join([USAGE, "", "commands:", *lines, "", more, ""])
+
+
+def _run(name: str, args: Sequence[str]) -> int:
+    from tera_pl.cli import guard
+
+    command = importlib.import_module(f"tera_pl.commands.{name}")
+    return guard(lambda: command.main(args))
+
+
+def _suggest(name: str) -> str:
+    described = [*TRAINER_COMMANDS, *COMMANDS]
+    near = difflib.get_close_matches(name, described)
+    return f"did you mean {' or '.join(near)}?" if near else f"expected {', '.join(described)}"
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -13,16 +13,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-aten = torch.ops.aten
+from tera_pl.private_api.torch import (
+    FUSED_ATTENTION,
+    FUSED_ATTENTION_BACKWARD,
+    ITEM,
+    TorchDispatchMode,
+    tree_leaves,
+    tree_map_only,
+)
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is aten._local_scalar_dense.default and args[0].is_meta:
+        if func is ITEM and args[0].is_meta:
             return 0  # whether the mask is all ones: assume padding
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         tensors = [t for t in given if t.is_meta]
@@ -243,8 +247,12 @@ def fused_attention(casts: _Casts | None = None) -> Iterator[None]:
         return _attention(query, key, value, *args, **kwargs)
 
     # Not a TorchFunctionMode: it is off in backward, where checkpointing runs layers again.
-    with patch.object(F, "scaled_dot_product_attention", attention):
+    replaced = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = attention
+    try:
         yield
+    finally:
+        F.scaled_dot_product_attention = replaced
 
 
 def _attention(
@@ -260,16 +268,16 @@ def _attention(
     # The kernel itself shares keys and values among the heads of a group.
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, 0)
-    return _FUSED(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
-
-
-_FUSED: Callable[..., Any] = aten._scaled_dot_product_flash_attention_for_cpu
+    outputs = FUSED_ATTENTION(
+        query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
+    )
+    return outputs[0]
 
 
 def _flop_counter() -> FlopCounterMode:
     formulas: dict[Any, Any] = {
-        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+        FUSED_ATTENTION: _attention_flops,
+        FUSED_ATTENTION_BACKWARD: _attention_backward_flops,
     }
     return FlopCounterMode(display=False, custom_mapping=formulas)
 

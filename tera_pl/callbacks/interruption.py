@@ -13,6 +13,7 @@ from tera_pl.callbacks.process_settings import ProcessSettings
 from tera_pl.checkpointing.resume_command import resume_command_of
 from tera_pl.distributed.fsdp2 import any_rank
 from tera_pl.errors import DISK_ERRORS, RunStoppedError
+from tera_pl.private_api.lightning import validates_now
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -59,9 +60,7 @@ class Interruption(ProcessSettings):
         accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
         # A run resumed from here would skip the validation that is due, and its checkpoints: stop
         # during the validation, or after the step that follows it.
-        loop = trainer.fit_loop
-        assert loop._data_fetcher is not None
-        due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+        due = validates_now(trainer)
         if accumulating or due or not any_rank(self._received is not None, pl_module.device):
             return
         checkpoint = trainer.checkpoint_callback

@@ -13,6 +13,7 @@ from tera_pl.adapters.tera import TeraLayer
 from tera_pl.analysis.delta_weights import adapted_layers
 from tera_pl.callbacks.task import Task
 from tera_pl.checkpointing.run_directory import tensorboard
+from tera_pl.private_api.torch import add_summary
 from tera_pl.reporting.runs import flatten
 
 RESOURCES = ("trained", "train_seconds", "peak_memory_bytes")
@@ -37,7 +38,7 @@ class TensorBoardLayout(Callback):
             # Names only: TensorBoard shows the run's scalars of these names.
             names = dict.fromkeys(_score_names(pl_module, monitor), 0.0)
             for summary in hparams(values, names):  # type: ignore[no-untyped-call]
-                writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+                add_summary(writer, summary)
             writer.add_custom_scalars(_layout(monitor))
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:

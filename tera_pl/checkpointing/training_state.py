@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from tera_pl.checkpointing.compatibility import show
 from tera_pl.errors import UserError
+from tera_pl.private_api.torch import LAST_RATES
 
 WHAT_TO_DO = "use another checkpoint of the run"
 LISTS = ("optimizer_states", "lr_schedulers")
-RATES = ("base_lrs", "_last_lr")
+RATES = ("base_lrs", LAST_RATES)
 
 
 def check_training_state(

@@ -1,1 +1,22 @@
-"""What is no verb of the Trainer."""
+"""The commands of `python -m tera_pl`; modules of this package only parse their arguments.
+
+This module imports nothing, so that the list of commands is printed at once.
+"""
+
+# Subcommands of LightningCLI: `tera_pl.cli` parses their options.
+TRAINER_COMMANDS = {
+    "fit": "train and validate a configuration; writes a run directory",
+    "validate": "evaluate a checkpoint on the validation split",
+    "test": "evaluate a checkpoint on the test split",
+    "predict": "generate answers with a checkpoint",
+}
+# Each is the module `tera_pl.commands.<name>`.
+COMMANDS = {
+    "benchmark": "time every method against the frozen base model",
+    "estimate": "predict parameters, disk space, peak memory and FLOPs of a run",
+    "export": "write a checkpoint as a PEFT adapter or as a merged transformers model",
+    "learning_rates": "derive learning rates of methods from that of a reference method",
+    "report": "write tables and figures of finished runs",
+    "study": "run or resume a study: learning rate search and seeds per configuration",
+    "theory": "write the tables and figures of the paper's theorems",
+}

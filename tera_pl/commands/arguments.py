@@ -1,11 +1,11 @@
-"""Arguments of the commands: one line for what is invalid."""
+"""Argument parsing that the commands share: an invalid argument is an error of one line."""
 
 import argparse
 import math
+import re
 from typing import Any, NoReturn
 
-from huggingface_hub.serialization._base import parse_size_to_int
-
+from tera_pl.commands import COMMANDS
 from tera_pl.errors import UserError
 
 
@@ -13,14 +13,13 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage; options cannot be abbreviated.
 
     Args:
-        command: Name of the command.
-        doc: Its docstring, of which the first paragraph is shown.
+        command: Name of the command, whose description in `COMMANDS` heads the help text.
         **settings: Settings of `argparse.ArgumentParser`.
     """
 
-    def __init__(self, command: str, doc: str | None, **settings: Any) -> None:
-        description = (doc or "").partition("\n\n")[0]
+    def __init__(self, command: str, **settings: Any) -> None:
         prog = f"python -m tera_pl {command}"
+        description = f"{COMMANDS[command][0].upper()}{COMMANDS[command][1:]}."
         super().__init__(prog=prog, description=description, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
@@ -29,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def positive(text: str) -> float:
-    """Read a number above zero, for `type` of an argument.
+    """Read a positive number, for `type` of an argument.
 
     Args:
         text: The argument.
@@ -38,7 +37,7 @@ def positive(text: str) -> float:
         The number.
 
     Raises:
-        ArgumentTypeError: If it is none, infinite, or not above zero.
+        ArgumentTypeError: If the text is not a finite number above zero.
     """
     try:
         number = float(text)
@@ -50,21 +49,18 @@ def positive(text: str) -> float:
 
 
 def file_size(text: str) -> str:
-    """Check the size of a file, for `type` of an argument.
+    """Check a file size, for `type` of an argument.
 
     Args:
-        text: The argument, for example `5GB`.
+        text: The argument, for example `5GB`; units are those of `save_pretrained`.
 
     Returns:
         The argument.
 
     Raises:
-        ArgumentTypeError: If it is no size, or not above zero.
+        ArgumentTypeError: If the text is not a size of at least one byte.
     """
-    try:
-        valid = parse_size_to_int(text) > 0
-    except (ValueError, IndexError):
-        valid = False
-    if not valid:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*[KMGT]B", text.strip(), re.IGNORECASE)
+    if match is None or float(match[1]) < 0.001:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a size, as 500MB or 5GB")
     return text

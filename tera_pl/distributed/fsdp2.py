@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
+
+from tera_pl.private_api.torch import ignore_in_ddp
+from tera_pl.private_api.transformers import unsplit_modules
 
 
 def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -39,7 +41,7 @@ def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
         if model.active_peft_config.is_prompt_learning:
             kept |= set(base.get_input_embeddings().parameters())
     assert isinstance(base, PreTrainedModel)
-    names = set(base._no_split_modules or ())
+    names = unsplit_modules(base)
     # Gathered again for backward, so that outside of both a weight is always sharded.
     settings: dict[str, Any] = {
         "mesh": mesh,
@@ -134,8 +136,7 @@ def ignore_frozen_in_ddp(module: nn.Module) -> None:
     """
     names = [name for name, p in module.named_parameters() if not p.requires_grad]
     names += [name for name, _ in module.named_buffers(remove_duplicate=False)]
-    ignore: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
-    ignore(module, names)
+    ignore_in_ddp(module, names)
 
 
 def any_rank(answer: bool, device: torch.device) -> bool:

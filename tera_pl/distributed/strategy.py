@@ -4,15 +4,19 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal
 
-from lightning.fabric.utilities.optimizer import _optimizer_to_device
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, ParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map
 
 from tera_pl.distributed.fsdp2 import full_tensor, load_trained, local_shard_like
 from tera_pl.errors import UserError
+from tera_pl.private_api.lightning import (
+    move_optimizer_state,
+    resolve_data_parallel_size,
+    strategy_settings,
+)
+from tera_pl.private_api.torch import tree_map
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -50,8 +54,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Resolve `auto` before the process group starts."""
-        if self._data_parallel_size == "auto":
-            self._data_parallel_size = self.num_nodes * self.num_processes
+        resolve_data_parallel_size(self)
         super().setup_environment()
 
     @property
@@ -96,7 +99,7 @@ class ShardedStrategy(ModelParallelStrategy):
                 for index, entries in state["state"].items()
             }
             optimizer.load_state_dict(state | {"state": sharded})
-            _optimizer_to_device(optimizer, self.root_device)
+            move_optimizer_state(optimizer, self.root_device)
 
 
 def prepare_strategy(strategy: Any) -> Any:
@@ -119,9 +122,4 @@ def prepare_strategy(strategy: Any) -> Any:
         )
     if type(strategy) is not ModelParallelStrategy:
         return strategy
-    return ShardedStrategy(
-        strategy._data_parallel_size,
-        strategy._tensor_parallel_size,
-        process_group_backend=strategy._process_group_backend,
-        timeout=strategy._timeout,
-    )
+    return ShardedStrategy(**strategy_settings(strategy))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tera_pl.errors import UserError
 from tera_pl.metrics.rows import RowMetric
+from tera_pl.private_api.bert_score import tokenizer_of
 
 Texts = list[str]
 Scorer = Callable[[Texts, list[Texts]], dict[str, float]]
@@ -161,7 +162,7 @@ class DialogueScores(RowMetric):
                 f"encoder {self.bertscore_model!r}, layer {self.bertscore_layer}: {reason}"
             ) from None
         # bert-score calls this for an empty text (which scores 0); transformers 5 removed it.
-        tokenizer = scorer._tokenizer
+        tokenizer = tokenizer_of(scorer)
         tokenizer.build_inputs_with_special_tokens = lambda ids: tokenizer.encode("")
         precision, recall, f1 = (
             values.double().mean() for values in scorer.score(outputs, references)

@@ -20,8 +20,9 @@ import yaml
 from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.checkpointing.markers import MARKER, claim_folder, read_marker
 from tera_pl.checkpointing.run_directory import KIND as RUN
-from tera_pl.cli import COMMANDS, TeraCLI, build
+from tera_pl.cli import TeraCLI, build
 from tera_pl.errors import RunStoppedError, UserError
+from tera_pl.private_api.lightning import subcommand_parser
 from tera_pl.studies.definition import LEARNING_RATE, SEED, Entry
 from tera_pl.studies.processes import Processes
 
@@ -42,16 +43,11 @@ class _SettingsCLI(TeraCLI):
     def subcommands() -> dict[str, set[str]]:
         return {"fit": TeraCLI.subcommands()["fit"]}
 
-    def _setup_parser_kwargs(self, parser_kwargs: dict[str, Any]) -> tuple[dict, dict]:
-        others = set(COMMANDS) - {"fit"}
-        kept = {name: value for name, value in parser_kwargs.items() if name not in others}
-        return super()._setup_parser_kwargs(kept)
-
     def _set_seed(self) -> None:
         """Do not seed: nothing is drawn."""
 
     def instantiate_classes(self) -> None:
-        text = self._parser("fit").dump(self.config["fit"], skip_unset=False)
+        text = subcommand_parser(self, "fit").dump(self.config["fit"], skip_unset=False)
         self.settings = yaml.safe_load(text)
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -32,6 +32,8 @@ from tera_pl.models.backbone import (
 )
 from tera_pl.models.hub import check_available, find_commit
 from tera_pl.models.packed_attention import ATTENTION
+from tera_pl.private_api.lightning import attached_trainer
+from tera_pl.private_api.transformers import attention_implementation
 from tera_pl.tasks.checks import check_metric, check_tokenizer, check_vocabulary, try_adapter
 from tera_pl.tasks.evaluation import EvaluationModule
 from tera_pl.tasks.generation import Generation
@@ -135,7 +137,7 @@ class CausalLMTask(EvaluationModule):
         self.model = prepare_training(model, self.backbone)
         described = describe_model(model, self.adapter, self.backbone, self.tokenizer)
         schedule = asdict(self.schedule)
-        self.spec = describe_run(described, self.optimizer, schedule, self._trainer)
+        self.spec = describe_run(described, self.optimizer, schedule, attached_trainer(self))
         if self.device_mesh is None:
             ignore_frozen_in_ddp(self)
         else:
@@ -224,7 +226,7 @@ class CausalLMTask(EvaluationModule):
         return supervised_loss(self.model, prepared)
 
     def _prepare_loss(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        attention = self.model.config.get_text_config()._attn_implementation
+        attention = attention_implementation(self.model.config)
         # Prompt methods put their virtual tokens before each row.
         prompts = self.adapter is not None and self.adapter.is_prompt_learning
         return prepare(batch, packed=attention == ATTENTION and not prompts)
