@@ -1,6 +1,7 @@
 """The command line: LightningCLI, its standard callbacks and one-line errors."""
 
+from tera_pl.cli.entry_point import build, main
 from tera_pl.cli.error_reporting import guard
-from tera_pl.cli.lightning_cli import COMMANDS, ConfigurationCLI, TeraCLI, build, main
+from tera_pl.cli.lightning_cli import ConfigurationCLI, TeraCLI
 
-__all__ = ["COMMANDS", "ConfigurationCLI", "TeraCLI", "build", "guard", "main"]
+__all__ = ["ConfigurationCLI", "TeraCLI", "build", "guard", "main"]

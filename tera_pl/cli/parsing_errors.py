@@ -1,4 +1,4 @@
-"""Report a user's error in the command line or a configuration in one line."""
+"""Shorten jsonargparse's messages about command lines and configurations to one line."""
 
 import re
 import sys
@@ -8,8 +8,9 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from tera_pl.config.construction import check_settings
+from tera_pl.private_api.jsonargparse import type_hints
 
-# Lines of a jsonargparse message that repeat what the others say, for every type of a union.
+# Lines of a jsonargparse message without information; most occur for every type of a union.
 _NOISE = (
     "Does not validate against any of the Union",
     "Subtypes:",
@@ -37,7 +38,7 @@ _MAX_LENGTH = 600
 
 
 class Parser(LightningArgumentParser):
-    """A parser whose errors are one line, without the usage of a hundred options."""
+    """A parser whose errors are one line, without the usage, which lists hundreds of options."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Write the message in one line and exit with 2."""
@@ -47,21 +48,19 @@ class Parser(LightningArgumentParser):
         self.exit(2)
 
     def instantiate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> Namespace:
-        """Instantiate what passes `check_settings`."""
-        actions = (a for a in self._actions if not a.dest.endswith(".help"))
-        hints = {a.dest: a._typehint for a in actions if hasattr(a, "_typehint")}
-        check_settings(namespace, hints)
+        """Apply `check_settings` before anything is instantiated."""
+        check_settings(namespace, type_hints(self))
         return super().instantiate(namespace, *args, **kwargs)
 
 
 def explain(message: str) -> str:
-    """Give a message of jsonargparse in one line that names the whole key.
+    """Shorten a message of jsonargparse to one line that names the full key.
 
     Args:
-        message: Its text: a tree with a branch for every type of every union.
+        message: The message: a tree with a branch for every type of every union.
 
     Returns:
-        The key, what was expected and what was given.
+        The key, the expected and the given value.
     """
     keys: list[str] = []
     expected: list[str] = []
@@ -85,9 +84,9 @@ def explain(message: str) -> str:
             expected.append("a class path")
             given = given or line.removeprefix(_NO_PATH)
         else:
-            told = _DENIED.sub(r"\g<path> is not allowed: it could run anything", line)
-            reasons.append(re.sub(r"\. Got value: .*", "", told))
-    # Between two keys there is always an object, whose settings are under `init_args`.
+            reason = _DENIED.sub(r"\g<path> is not allowed: it could run anything", line)
+            reasons.append(re.sub(r"\. Got value: .*", "", reason))
+    # Every key but the first is one of an object, whose settings are under `init_args`.
     key = ".init_args.".join(keys)
     what = ", ".join(reasons) or f"expected {' or '.join(dict.fromkeys(expected))}, got {given}"
     text = f"{key}: {what}" if key else what
@@ -95,7 +94,7 @@ def explain(message: str) -> str:
 
 
 def _name(type_: str) -> str:
-    """Give a type as a user would call it."""
+    """Give the name of a type without its modules."""
     if match := re.fullmatch(r"typing\.Literal\[(.*)\]", type_):
         return f"one of {match[1]}"
     return re.sub(r"(?:\w+\.)+", "", type_.removeprefix("<class '").removesuffix("'>"))

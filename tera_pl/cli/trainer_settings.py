@@ -1,4 +1,4 @@
-"""Settings of Lightning's trainer that it accepts and cannot mean."""
+"""Refuse trainer settings that Lightning accepts although they cannot work."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import (
 
 from tera_pl.errors import UserError
 
-# Smallest values; Lightning checks the others itself.
-_LEAST = {
+# Lightning checks the minimum of the other settings itself.
+_MINIMUM = {
     "accumulate_grad_batches": 1,
     "check_val_every_n_epoch": 1,
     "gradient_clip_val": 0,
@@ -40,14 +40,14 @@ _UNSUPPORTED: dict[type[Callback], str] = {
 
 
 def check_trainer(settings: Mapping[str, Any], subcommand: str) -> None:
-    """Refuse numbers that would fail in the middle of a run, or mean nothing.
+    """Refuse settings below their minimum, some of which would fail in the middle of a run.
 
     Args:
         settings: Settings of the trainer by name.
         subcommand: `fit`, `validate`, `test` or `predict`.
 
     Raises:
-        UserError: If one is too small or no finite number, or a `fit` would train nothing.
+        UserError: If one is too small or not finite, or `fit` would train nothing.
     """
     for name in _TRAINING if subcommand == "fit" else ():
         if settings.get(name) == 0:
@@ -55,10 +55,10 @@ def check_trainer(settings: Mapping[str, Any], subcommand: str) -> None:
                 f"trainer.{name} is 0: fit would train nothing: expected more, or the subcommand "
                 "validate or test"
             )
-    for name, least in _LEAST.items():
+    for name, minimum in _MINIMUM.items():
         value = settings.get(name)
-        if value is not None and not least <= value < math.inf:
-            raise UserError(f"trainer.{name} is {value}: expected at least {least}")
+        if value is not None and not minimum <= value < math.inf:
+            raise UserError(f"trainer.{name} is {value}: expected at least {minimum}")
     interval = settings.get("val_check_interval")
     if isinstance(interval, int | float) and not interval > 0:
         raise UserError(

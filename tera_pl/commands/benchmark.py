@@ -32,7 +32,6 @@ def main(args: Sequence[str]) -> int:
         return compare_pipelines(args[1:])
     parser = Parser(
         "benchmark",
-        main.__doc__,
         epilog="`benchmark pipeline` compares complete training runs with a Hugging Face Trainer "
         "baseline: see `benchmark pipeline --help`.",
     )

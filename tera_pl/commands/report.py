@@ -18,7 +18,7 @@ def main(args: Sequence[str]) -> int:
     Returns:
         0.
     """
-    parser = Parser("report", main.__doc__)
+    parser = Parser("report")
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUNS", help="folders that contain runs at any depth"
     )

@@ -29,7 +29,7 @@ def main(args: Sequence[str]) -> int:
         UserError: If the study file, an argument or the settings of an entry are invalid.
         RunStoppedError: If runs failed, after the others are finished and their table is written.
     """
-    parser = Parser("study", main.__doc__)
+    parser = Parser("study")
     parser.add_argument("--config", type=Path, required=True, help="study file")
     parser.add_argument("--jobs", type=int, default=1, help="number of runs at the same time")
     parser.add_argument(

@@ -27,7 +27,7 @@ def main(args: Sequence[str]) -> int:
     Returns:
         0.
     """
-    parser = Parser("theory", main.__doc__)
+    parser = Parser("theory")
     parser.add_argument("--output", type=Path, required=True, help="folder of the figures")
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     options = parser.parse_args(args)

@@ -1,1 +1,1 @@
-"""How configurations are read: strict YAML, fragments, construction of objects."""
+"""Configurations: strict YAML, fragments (`base:`), instantiation of the objects they name."""

@@ -1,4 +1,4 @@
-"""Build what a configuration describes; what a class refuses is one line that names its key."""
+"""Instantiate the objects of a configuration; report refused arguments with their YAML key."""
 
 import inspect
 import pkgutil
@@ -16,18 +16,18 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from tera_pl.errors import UserError, is_user_error
 
-# Their constructors raise `UserError` on purpose; anything else is a defect.
+# Their constructors raise `UserError` on purpose; any other exception is an internal error.
 OWN_PACKAGES = {"tera_pl", "datamodules"}
-# What says by its message alone what is wrong; others are named.
+# Exceptions whose message is clear without the name of their type.
 _PLAIN_ERRORS = (ValueError, TypeError, ImportError, RuntimeError, NotImplementedError)
 _MAX_MESSAGE = 400
 
 
 class Builder:
-    """Builds every object of a configuration; what a constructor raises gets the object's key.
+    """Instantiates objects and adds the YAML key of an object to what its constructor raises.
 
-    jsonargparse tries one type of a union after the other and reports every failure in one text of
-    a hundred lines: build in `first_failure`.
+    jsonargparse tries the types of a union one after the other and reports all failures in one text
+    of a hundred lines: use it within `first_failure`.
 
     Args:
         config: The parsed configuration.
@@ -37,10 +37,10 @@ class Builder:
         self.config = config
 
     def __call__(self, build: Callable[..., Any], cls: type, *args: Any, **kwargs: Any) -> Any:
-        """Build an object.
+        """Instantiate an object.
 
         Args:
-            build: Called with the other arguments.
+            build: Called with the class and its arguments; returns the object.
             cls: The class that the configuration names.
             *args: Its positional arguments.
             **kwargs: Its keyword arguments.
@@ -49,8 +49,8 @@ class Builder:
             The object.
 
         Raises:
-            UserError: If a library's class refuses its arguments, or the project's does so on
-                purpose.
+            UserError: If a library's class raises any exception, or one of this project a
+                `UserError`.
         """
         try:
             return build(cls, *args, **kwargs)
@@ -79,16 +79,16 @@ _current: ContextVar[_Construction | None] = ContextVar("_current", default=None
 
 @contextmanager
 def first_failure(config: Namespace) -> Iterator[None]:
-    """Raise what `fail` was given first, whatever became of it on its way.
+    """Raise the first exception that was passed to `fail`, even if jsonargparse caught it.
 
     Args:
-        config: The configuration of which objects are built.
+        config: The configuration whose objects are instantiated.
 
     Yields:
         Nothing.
 
     Raises:
-        Exception: The first failure, or what was raised without one.
+        Exception: The first failure; any other exception if there is none.
     """
     construction = _Construction(config)
     token = _current.set(construction)
@@ -118,35 +118,35 @@ def fail(failure: Exception) -> NoReturn:
 
 
 def check_settings(settings: Namespace, expected: Mapping[str, Any]) -> None:
-    """Refuse what jsonargparse lets through among the settings of an object.
+    """Refuse invalid settings of an object that jsonargparse accepts.
 
-    That is a value where settings are nested, null where a value is expected, and a function in
-    the place of a class.
+    These are a value in place of nested settings, null where the type does not allow it, and a
+    function in place of a class.
 
     Args:
         settings: The parsed settings.
-        expected: The type of each, by key.
+        expected: The type of each setting, by key.
 
     Raises:
-        UserError: If one is refused.
+        UserError: If a setting is invalid.
     """
     for key, typehint in expected.items():
         above = key.rpartition(".")[0]
         group = settings.get(above) if above else settings
         if not isinstance(group, Namespace | None):
-            fail(UserError(f"{_whole(above, settings)} is {group!r}: expected settings by name"))
+            fail(UserError(f"{_full_key(above, settings)} is {group!r}: expected settings by name"))
         if not isinstance(group, Namespace) or key.rpartition(".")[2] not in group:
             continue
         value = settings.get(key)
         if value is None and not _accepts_null(typehint):
             name = getattr(typehint, "__name__", str(typehint))
-            fail(UserError(f"{_whole(key, settings)} is null: expected {name}"))
+            fail(UserError(f"{_full_key(key, settings)} is null: expected {name}"))
         if reason := refused_function(typehint, value):
-            fail(UserError(f"{_whole(key, settings)}: {reason}"))
+            fail(UserError(f"{_full_key(key, settings)}: {reason}"))
 
 
-def _whole(key: str, settings: Namespace) -> str:
-    """Give the key of a setting from the top of the configuration."""
+def _full_key(key: str, settings: Namespace) -> str:
+    """Give the key of a setting from the root of the configuration."""
     construction = _current.get()
     for above, value in _objects(construction.config, "") if construction is not None else ():
         if value.get("class_path") and value.get("init_args") == settings:
@@ -157,23 +157,23 @@ def _whole(key: str, settings: Namespace) -> str:
 def _accepts_null(typehint: Any) -> bool:
     if get_origin(typehint) in {Union, UnionType}:
         return any(_accepts_null(arg) for arg in get_args(typehint))
-    # A type that jsonargparse cannot check is an object of its own.
+    # jsonargparse represents a type that it cannot check by an object that is not a class.
     plain = inspect.isclass(typehint) and typehint is not object and typehint is not type(None)
     return not plain and get_origin(typehint) is None
 
 
 def is_own(cls: type) -> bool:
-    """Whether a class is the project's: what it refuses on purpose is a `UserError`."""
+    """Check whether a class is one of this project, which raises `UserError` on purpose."""
     return cls.__module__.partition(".")[0] in OWN_PACKAGES
 
 
 def name_error(error: Exception, key: str, below: str, settings: Container[str]) -> UserError:
-    """Turn what an object raised for its settings into a user error that names their key.
+    """Convert an exception about the settings of an object to a user error that names their key.
 
     Args:
         error: The exception.
-        key: What to call the object.
-        below: The key that its settings are under.
+        key: Key of the object, as the message names it.
+        below: Key above its settings.
         settings: Names of its settings; the first word of a `UserError` may be one of them.
 
     Returns:
@@ -187,7 +187,7 @@ def name_error(error: Exception, key: str, below: str, settings: Container[str])
 
 @contextmanager
 def user_errors(key: str) -> Iterator[None]:
-    """Report what a library raises for its settings as a user error.
+    """Convert exceptions of a library about its settings to user errors.
 
     Args:
         key: The YAML key of those settings.
@@ -196,7 +196,7 @@ def user_errors(key: str) -> Iterator[None]:
         Nothing.
 
     Raises:
-        UserError: For any exception; one that is a `UserError` already is left as it is.
+        UserError: For any exception; a `UserError` is raised unchanged.
     """
     try:
         yield
@@ -207,13 +207,13 @@ def user_errors(key: str) -> Iterator[None]:
 
 
 def describe(error: BaseException) -> str:
-    """Give the message of a library's exception in one line.
+    """Shorten the message of a library's exception to one line.
 
     Args:
         error: The exception.
 
     Returns:
-        Its message, shortened; the name of its type where that says more.
+        The message; after the name of the type where the message alone is not clear.
     """
     text = " ".join(str(error).split())
     if len(text) > _MAX_MESSAGE:
@@ -223,15 +223,15 @@ def describe(error: BaseException) -> str:
 
 
 def find_key(config: Any, cls: type, settings: dict[str, Any]) -> tuple[str, str] | None:
-    """Find the object of a configuration that has some class and settings.
+    """Find the object of a configuration that has a class and settings.
 
     Args:
         config: The parsed configuration.
         cls: The class.
-        settings: Its arguments; those that are objects themselves are not compared.
+        settings: The settings; those that are objects themselves are not compared.
 
     Returns:
-        The key of the object and the key that its settings are under, or null.
+        The key of the object and the key above its settings, or None.
     """
     for key, value in _objects(config, ""):
         named = value.get("class_path")
@@ -248,17 +248,17 @@ def find_key(config: Any, cls: type, settings: dict[str, Any]) -> tuple[str, str
 
 
 def refused_function(typehint: Any, value: Any) -> str | None:
-    """Tell why a function in the place of a class is not called, if there is one.
+    """Check whether a configuration names a function in place of a class that must not be called.
 
-    A class is checked where it is parsed; a function that a configuration names would be called,
-    and what it returns looked at later or never.
+    jsonargparse checks classes when it parses them, but would call a function and check the
+    returned object later or never.
 
     Args:
         typehint: The type that a key expects.
         value: The parsed value.
 
     Returns:
-        What is expected, or null if every function is annotated to return that.
+        The reason, or None if there is no function or its annotation says that it returns the type.
     """
     if isinstance(value, list | tuple):
         return next(filter(None, (refused_function(typehint, item) for item in value)), None)
@@ -283,7 +283,7 @@ def refused_function(typehint: Any, value: Any) -> str | None:
 
 
 def _classes(typehint: Any) -> set[type]:
-    """The classes in a type; of a callable, those that it returns."""
+    """Collect the classes in a type; of a callable, those that it returns."""
     origin, args = get_origin(typehint), get_args(typehint)
     if origin is not None:
         relevant = args if origin in {Union, UnionType, list, set, dict, tuple} else args[-1:]
@@ -293,7 +293,7 @@ def _classes(typehint: Any) -> set[type]:
 
 
 def _objects(value: Any, key: str) -> Iterator[tuple[str, Namespace]]:
-    """Walk over all mappings of a configuration, the outer first."""
+    """Iterate over the mappings of a configuration, outer ones first."""
     if isinstance(value, list):
         for index, item in enumerate(value):
             yield from _objects(item, f"{key}[{index}]")

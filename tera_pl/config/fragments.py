@@ -1,4 +1,4 @@
-"""Configuration files that start from others: `base: [../../base/a100.yaml, ...]`."""
+"""Configuration fragments: `base: [../../base/a100.yaml, ...]` in a configuration file."""
 
 import itertools
 import json
@@ -18,21 +18,22 @@ NULLS = ("null", "Null", "NULL", "~")
 
 
 def expand(args: Sequence[str] | None) -> list[str]:
-    """Put the files that a configuration starts from before it.
+    """Expand the `base` of configuration files into `--config` arguments.
 
-    A file with a top-level key `base`, a list of files relative to its own folder, means the same
-    as those files and then itself, each given with `--config`: what comes later wins.
+    `base` is a top-level list of files, relative to the folder of the file that has it. It means
+    the same as these files followed by the file itself, each given with `--config`: later values
+    override earlier ones.
 
     Args:
         args: Command line arguments; those of the process if none are given.
 
     Returns:
-        The arguments, with `--config` repeated. A file that had `base` is replaced by its text, and
-        so is an option that is given null.
+        The arguments, with `--config` repeated. A file with `base` is replaced by its other
+        content as text, and an option with the value null by a configuration.
 
     Raises:
-        UserError: If a file is missing, `base` is no list of files, or files start from each
-            other in a circle.
+        UserError: If a file is missing, `base` is not a list of files, or files refer to each other
+            in a cycle.
     """
     left = list(sys.argv[1:] if args is None else args)
     expanded: list[str] = []
@@ -51,13 +52,13 @@ def expand(args: Sequence[str] | None) -> list[str]:
                 del left[: 0 if equals else 1]
             continue
         value = value if equals else left.pop(0)
-        for layer in _layers(value, ()):
-            expanded += ["--config", layer]
+        for fragment in _fragments(value, ()):
+            expanded += ["--config", fragment]
     return expanded
 
 
-def _layers(value: str, above: tuple[Path, ...]) -> list[str]:
-    """List the configurations that one stands for: paths, or texts where `base` was taken out."""
+def _fragments(value: str, above: tuple[Path, ...]) -> list[str]:
+    """List the fragments of a configuration: paths, or texts where `base` was removed."""
     if _is_text(value):
         _check_texts(parse_yaml(value, "--config"), "--config")
         return [value]
@@ -75,12 +76,12 @@ def _layers(value: str, above: tuple[Path, ...]) -> list[str]:
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise UserError(f"{path}: base is {bases!r}: expected a list of files")
     above = (*above, found_at)
-    layers = [layer for base in bases for layer in _layers(str(found_at.parent / base), above)]
-    return [*layers, yaml.safe_dump(config, sort_keys=False)] if config else layers
+    found = [f for base in bases for f in _fragments(str(found_at.parent / base), above)]
+    return [*found, yaml.safe_dump(config, sort_keys=False)] if config else found
 
 
 def _check_texts(value: Any, place: str) -> None:
-    """Refuse quoted texts that would be read as null: jsonargparse reads texts as YAML again."""
+    """Refuse strings that would become null: jsonargparse parses strings as YAML once more."""
     if isinstance(value, str) and value in NULLS:
         raise UserError(
             f"{place}: the text {value!r} would be read as null: write null without quotes, or "
@@ -92,10 +93,10 @@ def _check_texts(value: Any, place: str) -> None:
 
 
 def _null_as_config(option: str, value: str) -> str | None:
-    """Turn an option that is given null into a configuration that says the same, or give null.
+    """Convert an option with the value null to an equivalent configuration, others to None.
 
-    jsonargparse 4.53 reads a value, then hands it down two levels of classes as text, with
-    `f"--{key}={value}"` in `adapt_class_type`: null becomes `None`, which a field for text takes.
+    jsonargparse 4.53 parses a value, then passes it to nested classes as a string,
+    `f"--{key}={value}"` in `adapt_class_type`: null becomes `None`, which a `str` field accepts.
 
         @dataclass
         class Inner:
@@ -111,7 +112,7 @@ def _null_as_config(option: str, value: str) -> str | None:
     """
     if not option.startswith("--") or "." not in option or option.endswith(("+", ".help")):
         return None
-    if not value.strip():  # text, and no YAML
+    if not value.strip():  # a string, not YAML
         return None
     try:
         loaded = get_loader("yaml")(value)
@@ -133,7 +134,7 @@ def _has_null(value: Any) -> bool:
 
 
 def empty_mappings(args: Sequence[str]) -> list[tuple[str, ...]]:
-    """List the keys that configurations give an empty mapping, which a parser passes over.
+    """List the keys whose value is an empty mapping, which jsonargparse ignores.
 
     Args:
         args: Command line arguments as `expand` gives them.
@@ -151,19 +152,19 @@ def empty_mappings(args: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _is_text(value: str) -> bool:
-    """Whether a configuration is given as it is instead of as a path."""
+    """Check whether a configuration is given as text instead of as a path."""
     return "\n" in value or value.lstrip().startswith("{")
 
 
 def has_key(config: Any, path: Sequence[str]) -> bool:
-    """Whether there is a key in nested settings.
+    """Check whether nested settings have a key.
 
     Args:
         config: Mappings, or namespaces of jsonargparse.
-        path: The key and those above it.
+        path: Path of the key.
 
     Returns:
-        Whether all are there.
+        Whether every part of the path exists.
     """
     for key in path:
         settings = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})

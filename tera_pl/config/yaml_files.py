@@ -1,4 +1,4 @@
-"""Read YAML that others wrote: strictly, and with an error of one line for whatever is invalid."""
+"""Read YAML files strictly; invalid input is an error of one line."""
 
 import re
 from collections.abc import Hashable
@@ -10,7 +10,7 @@ import yaml
 from tera_pl.errors import UserError
 
 MAX_BYTES = 2**20
-# Values after every alias is written out; a resolved configuration has some hundreds.
+# Values with all aliases expanded; a resolved configuration has some hundreds.
 MAX_VALUES = 100_000
 MAX_DEPTH = 64
 
@@ -22,7 +22,7 @@ _FLOAT = re.compile(
 
 
 class _Loader(yaml.CSafeLoader):
-    """The safe loader, where `1e-3` is a number and a date is text, as on the command line."""
+    """The safe loader, but `1e-3` is a number and a date is a string, as on the command line."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -39,13 +39,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         path: A regular file in UTF-8.
 
     Returns:
-        Its content; nothing for an empty file.
+        Its content; an empty mapping for an empty file.
 
     Raises:
-        UserError: If there is no such file, or `parse_yaml` refuses its text.
+        UserError: If there is no such file, or its content is invalid as for `parse_yaml`.
     """
     if not path.is_file():
-        reason = "it is no regular file" if path.exists() else "there is no such file"
+        reason = "it is not a regular file" if path.exists() else "there is no such file"
         raise UserError(f"cannot read {path}: {reason}")
     try:
         with path.open("rb") as file:
@@ -67,14 +67,14 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
 
     Args:
         text: The YAML.
-        name: What errors call it, a path for example.
+        name: Its name in errors, for example a path.
 
     Returns:
-        Its content; nothing for an empty text.
+        Its content; an empty mapping for an empty text.
 
     Raises:
-        UserError: If it is no valid YAML or no mapping with names as keys, a key occurs twice, an
-            alias contains itself, or aliases stand for too much.
+        UserError: If it is invalid YAML or not a mapping with names as keys, a key occurs twice, an
+            alias contains itself, or aliases expand to more than `MAX_VALUES` values.
     """
     loader = None
     try:
@@ -98,7 +98,7 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
 
 
 def _check_depth(text: str, name: str) -> None:
-    """Refuse deep nesting before the loader, which is recursive and would end the process."""
+    """Refuse deep nesting before the loader, whose recursion would exhaust the stack."""
     depth = 0
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -111,7 +111,7 @@ def _check_depth(text: str, name: str) -> None:
 
 
 class _Checker:
-    """Walk through a document before any object is made of it."""
+    """Checks the nodes of a document before they are converted to objects."""
 
     def __init__(self, loader: _Loader, name: str) -> None:
         self.loader = loader
@@ -120,7 +120,7 @@ class _Checker:
         self.open: set[int] = set()
 
     def check(self, node: yaml.Node, path: tuple[str, ...]) -> int:
-        """Count the values of a node, aliases written out; refuse what cannot be meant."""
+        """Count the values of a node with aliases expanded; refuse an invalid node."""
         key = id(node)
         if key in self.open:
             raise self.error(node, path, "contains itself")
@@ -155,7 +155,7 @@ class _Checker:
         return found
 
     def error(self, node: yaml.Node, path: tuple[str, ...], reason: str) -> UserError:
-        """Name file, line and key."""
+        """Make an error that names file, line and key."""
         key = ".".join(path)
         place = f"{self.name}, line {node.start_mark.line + 1}"
         return UserError(f"{place}: {f'{key}: ' if key else ''}{reason}")

@@ -1,1 +1,1 @@
-"""What a run has trained, as a folder for other programs."""
+"""Exported checkpoints: a PEFT adapter or a merged transformers model, with a model card."""

@@ -13,9 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from tera_pl.__main__ import COMMANDS as OTHERS
-from tera_pl.cli import COMMANDS, guard
-from tera_pl.cli import main as run_trainer
+from tera_pl.__main__ import main
 from tests.campaign.oddities import ODDITIES
 
 DOCUMENTED = "accepted, documented"
@@ -47,7 +45,7 @@ class Case:
         writes: Folders and files, relative to the case's, that the command may write to.
         stops: Whether it may end as stopped: one line, exit 1 or 130.
         oddity: Name of the documented oddity that it is if it runs.
-        call: What runs the command line in place of `call_command`.
+        call: What runs the command line in place of `tera_pl.__main__.main`.
     """
 
     changed: str
@@ -90,14 +88,6 @@ class Result:
         return f"{what}: {self.outcome}: {self.detail}"
 
 
-def call_command(args: list[str]) -> int:
-    """Do what `python -m tera_pl` does, in this process."""
-    if args and args[0] in OTHERS:
-        return guard(lambda: OTHERS[args[0]](args[1:]))
-    assert not args or args[0] in COMMANDS or args[0].startswith("-"), args
-    return run_trainer(args)
-
-
 def snapshot(folder: Path) -> dict[str, tuple[int, ...]]:
     """Identify every file below a folder; one that was written anew differs, whatever is in it."""
     found = {}
@@ -138,7 +128,7 @@ def run_case(number: int, kind: str, case: Case, folder: Path) -> Result:
     failure: BaseException | None = None
     try:
         with redirected(errors):
-            code = (case.call or call_command)(case.args)
+            code = (case.call or main)(case.args)
     except SystemExit as error:
         code = 0 if error.code is None else error.code
     except BaseException as error:  # noqa: BLE001 - the outcome of the case

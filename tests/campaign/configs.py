@@ -6,9 +6,10 @@ from typing import Any
 
 import yaml
 
+from tera_pl.__main__ import main as call_command
 from tests.attempts import CheckingCLI
 from tests.campaign import shipped
-from tests.campaign.case import Case, call_command
+from tests.campaign.case import Case
 from tests.campaign.levels import call_cli
 from tests.campaign.world import World
 

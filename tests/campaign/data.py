@@ -10,8 +10,9 @@ from typing import Any
 
 from datamodules import Commonsense170k
 from datamodules.splitting import Split
+from tera_pl.__main__ import main as call_command
 from tera_pl.cli import guard
-from tests.campaign.case import Case, call_command
+from tests.campaign.case import Case
 from tests.campaign.checkpoints import flip
 from tests.campaign.world import LAST, RUN, World
 

@@ -5,8 +5,9 @@ import resource
 from pathlib import Path
 from typing import Any
 
+from tera_pl.__main__ import main as call_command
 from tests.campaign import signals
-from tests.campaign.case import Case, call_command
+from tests.campaign.case import Case
 from tests.campaign.checkpoints import arguments, differs
 from tests.campaign.world import RUN, World
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tera_pl.__main__ import main as call_command
 from tera_pl.tasks import CausalLMTask
-from tests.campaign.case import Case, call_command
+from tests.campaign.case import Case
 from tests.campaign.world import LAST, RUN, World
 from tests.checkpointing.hostile import same
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tera_pl.__main__ import main as call_command
 from tera_pl.studies import comparison
-from tests.campaign.case import Case, call_command
+from tests.campaign.case import Case
 from tests.campaign.checkpoints import flip
 from tests.campaign.world import STUDY, World
 

@@ -15,7 +15,8 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests.campaign.case import call_command, redirected
+from tera_pl.__main__ import main as call_command
+from tests.campaign.case import redirected
 from tests.conftest import tiny_settings, write_backbone, write_commonsense
 
 RUN = "runs/run/version_0"

@@ -111,13 +111,13 @@ ALLOWED = {
         "write_atomically": (2, NEW_FOLDER),
         "save": (1, NEW_FOLDER),
     },
-    "tera_pl/commands/export.py": {
+    "tera_pl/export/checkpoint.py": {
         "atomic_folder": (1, "atomic; replaces what its marker names, with --overwrite"),
-        "task.model.save_pretrained": (1, NEW_FOLDER),
-        "task.tokenizer.save_pretrained": (1, NEW_FOLDER),
-        "merged.save_pretrained": (1, NEW_FOLDER),
+        "trained.model.save_pretrained": (1, NEW_FOLDER),
+        "trained.tokenizer.save_pretrained": (1, NEW_FOLDER),
         "write_atomically": (1, NEW_FOLDER),
     },
+    "tera_pl/export/merged_model.py": {"merged.save_pretrained": (1, NEW_FOLDER)},
     "tera_pl/export/model_card.py": {"write_atomically": (1, NEW_FOLDER)},
     "tera_pl/studies/processes.py": {
         "log.open": (1, "appends to a log in the folder of a run of the study"),

@@ -204,9 +204,9 @@ def test_generation_takes_a_cache_for_every_beam(adapter, write, capsys):
     memory, training = found["validation"]["memory_bytes"], found["memory_bytes"]
     layers, kv, width, number = 3, 64, 128, 4
     assert memory["cache"] == 2 * layers * kv * number * (8 * 4) * (LENGTH + 32)
-    # Of q and v weight and update as one matrix.
-    held = layers * (width * width + width * kv) * number
-    assert memory["held_updates"] == (held if adapter else 0)
+    # Of q and v weight and update as one matrix each.
+    cached = layers * (width * width + width * kv) * number
+    assert memory["cached_delta_weights"] == (cached if adapter else 0)
     assert memory["training"] == training["gradients"] + training["optimizer"]
     # At least the scores of the last token in the type of the base, in float32 and as logarithms.
     assert memory["activations"] > 2 * (8 * 4) * 2000 * number

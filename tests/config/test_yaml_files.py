@@ -65,10 +65,10 @@ def test_files_that_are_none(tmp_path):
     path = tmp_path / "f.yaml"
     with pytest.raises(ValueError, match=r"cannot read .*f\.yaml: there is no such file"):
         read_yaml(path)
-    with pytest.raises(ValueError, match="it is no regular file"):
+    with pytest.raises(ValueError, match="it is not a regular file"):
         read_yaml(tmp_path)
     os.mkfifo(path)
-    with pytest.raises(ValueError, match="it is no regular file"):
+    with pytest.raises(ValueError, match="it is not a regular file"):
         read_yaml(path)
     path.unlink()
     path.write_bytes(b"a: \xff\xfe")

@@ -1,0 +1,87 @@
+"""Entry point of the Trainer's subcommands: global settings of the libraries, then the CLI."""
+
+import os
+import warnings
+from typing import TypeVar
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import ArgsType
+from peft import PeftConfig
+from transformers.utils.logging import disable_progress_bar
+
+from tera_pl import adapters  # noqa: F401 - registers its methods with PEFT
+from tera_pl.checkpointing.run_directory import RunConfig
+from tera_pl.cli.error_reporting import guard
+from tera_pl.cli.lightning_cli import TeraCLI
+from tera_pl.cli.parsing_errors import Parser
+from tera_pl.config.fragments import expand
+
+# Warnings about the internals of a library, or about settings that are intended here.
+NOISE = (
+    ".*does not have many workers.*",
+    ".*treespec, LeafSpec.*",
+    ".*gradient_checkpointing.* is deprecated.*",
+    ".*args parameter is intended to run from within Python.*",
+)
+CLI = TypeVar("CLI", bound=TeraCLI)
+
+
+def main(args: ArgsType = None) -> int:
+    """Run a subcommand of the Trainer.
+
+    Args:
+        args: Command line arguments; those of the process if none are given.
+
+    Returns:
+        The exit code: 0, or that of `guard` after an error.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        disable_progress_bar()
+
+    def run() -> int:
+        build(TeraCLI, args)
+        return 0
+
+    return guard(run)
+
+
+def build(cli: type[CLI], args: ArgsType = None) -> CLI:
+    """Build a command line, which runs the subcommand that its arguments name.
+
+    Args:
+        cli: Class of the command line.
+        args: Command line arguments; those of the process if none are given.
+
+    Returns:
+        The command line, after the run.
+    """
+    _configure_libraries()
+    # Abbreviated options are typing errors: they would change meaning when an option is added.
+    strict = {"allow_abbrev": False}
+    return cli(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        parser_class=Parser,
+        save_config_callback=RunConfig,
+        parser_kwargs=strict | {name: dict(strict) for name in cli.subcommands()},
+        args=expand(args) if args is None or isinstance(args, list) else args,
+    )
+
+
+def _configure_libraries() -> None:
+    """Set what jsonargparse and `warnings` keep per process; a second call changes nothing."""
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    set_parsing_settings(
+        # jsonargparse accepts subclasses of a dataclass, here for `adapter`, only if listed.
+        subclasses_enabled=[PeftConfig],
+        # Where any value is accepted, a mapping with `class_path` stays a mapping.
+        instantiate_subclass_spec_in_any=False,
+        # An empty list enforces jsonargparse's own: os, subprocess, builtins.exec and the like.
+        import_path_denylist=[],
+    )

@@ -1,0 +1,52 @@
+"""Estimate a run: its training step and its generation, and whether both fit into memory."""
+
+from typing import Any
+
+from tera_pl.errors import UserError
+from tera_pl.estimation.generation import estimate_generation
+from tera_pl.estimation.training import estimate_training, longest_batch
+from tera_pl.tasks import CausalLMTask
+
+
+def estimate_run(
+    task: Any,
+    data: Any,
+    trainer: dict[str, Any],
+    device_bytes: int,
+    *,
+    batch_size: int | None = None,
+    length: int | None = None,
+) -> dict[str, Any]:
+    """Estimate what `fit` takes on one device.
+
+    Args:
+        task: The task of a configuration; its `model` is set.
+        data: The datamodule of the configuration.
+        trainer: Settings of the trainer.
+        device_bytes: Memory of the device.
+        batch_size: Examples per batch; by default as configured.
+        length: Tokens per example; by default the longest that the configuration allows.
+
+    Returns:
+        The result of `estimate_training`, with that of `estimate_generation` as `validation`,
+        `device_bytes`, and `fits`: whether the larger peak is at most that.
+
+    Raises:
+        UserError: If the task is not a `CausalLMTask`, its backbone has no `config.json` on this
+            machine, or the configuration does not give batch size and length.
+    """
+    if not isinstance(task, CausalLMTask):
+        raise UserError(
+            f"model.class_path: {type(task).__name__} cannot be estimated: expected "
+            "tera_pl.tasks.CausalLMTask"
+        )
+    batch = longest_batch(data, batch_size, length)
+    found = estimate_training(task, trainer, batch)
+    memory = found["memory_bytes"]
+    generation = estimate_generation(task, data, batch["input_ids"].shape[1], memory)
+    peak = max(memory["total"], generation["memory_bytes"]["total"])
+    return found | {
+        "validation": generation,
+        "device_bytes": device_bytes,
+        "fits": peak <= device_bytes,
+    }

@@ -1,0 +1,74 @@
+"""Export the checkpoint of a run as a folder for other programs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tera_pl.analysis.merging import check_mergeable
+from tera_pl.checkpointing.atomic_writes import atomic_folder, check_target, write_atomically
+from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
+from tera_pl.checkpointing.trained_model import load_trained_model
+from tera_pl.errors import UserError
+from tera_pl.export.merged_model import comparison_prompts, dequantize_base, write_merged
+from tera_pl.export.model_card import write_card
+from tera_pl.reporting.result_files import read_results
+
+KIND = "export"
+
+
+def export_checkpoint(
+    ckpt_path: Path,
+    output: Path,
+    *,
+    backbone: str | None = None,
+    trust_remote_code: bool = False,
+    merge: bool = False,
+    dequantize: bool = False,
+    max_shard_size: str = "5GB",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write adapter or model, tokenizer and model card; the folder appears when it is complete.
+
+    Args:
+        ckpt_path: Checkpoint of a run.
+        output: Folder to write, new or empty.
+        backbone: Path of the base model, if it has moved since.
+        trust_remote_code: Whether to run code that comes with the base model.
+        merge: Whether to write a merged model instead of an adapter.
+        dequantize: Whether to dequantize a quantized base before merging.
+        max_shard_size: Size of the largest file of weights, for example `5GB`.
+        overwrite: Whether to replace an earlier export at `output`.
+
+    Returns:
+        The rounding errors of merging, as in `export_report.json`; empty without merging.
+
+    Raises:
+        UserError: If the checkpoint is not one of a run, the output is not empty, or the adapter
+            cannot be merged.
+        RunStoppedError: If the merged model differs by more than rounding; nothing is written.
+    """
+    check_target(output, KIND, replace=overwrite)
+    # Resolved: of `version_0/../other.ckpt`, the results are not those of version_0.
+    run = ckpt_path.resolve().parent.parent
+    if not ckpt_path.is_file():
+        raise UserError(f"--ckpt_path: no file {ckpt_path}: expected a .ckpt of a run")
+    checkpoint = AtomicCheckpointIO().load_checkpoint(ckpt_path)
+    # An adapter that cannot be merged is refused before any weight is loaded.
+    trained = load_trained_model(
+        checkpoint, backbone, trust_remote_code, check=check_mergeable if merge else None
+    )
+    del checkpoint
+    results = read_results(run / "results.json")
+    report: dict[str, Any] = {}
+    with atomic_folder(output, KIND, replace=overwrite) as folder:
+        if merge and trained.adapter is not None:
+            dequantize_base(trained.model, allowed=dequantize)
+            prompts = comparison_prompts(trained.tokenizer, run)
+            report = write_merged(trained, folder, prompts, max_shard_size)
+        else:
+            trained.model.save_pretrained(folder, max_shard_size=max_shard_size)
+        trained.tokenizer.save_pretrained(folder)
+        write_card(folder, trained, run, results, report)
+        if report:
+            write_atomically(folder / "export_report.json", json.dumps(report, indent=2) + "\n")
+    return report
