@@ -78,7 +78,7 @@ def attempt(args: list[str], capsys: Any) -> tuple[int, list[str], CheckingCLI |
         capsys: pytest's fixture.
 
     Returns:
-        Exit code, the lines on stderr that are no warnings, and the command line if it was built.
+        Exit code, the lines on stderr that report errors, and the command line if it was built.
     """
     built: list[CheckingCLI] = []
 
@@ -93,5 +93,5 @@ def attempt(args: list[str], capsys: Any) -> tuple[int, list[str], CheckingCLI |
     except SystemExit as error:
         code = error.code
     torch.set_rng_state(state)
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    return code, told, built[0] if built else None
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    return code, errors, built[0] if built else None

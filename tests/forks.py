@@ -18,7 +18,7 @@ CONTEXT.set_forkserver_preload(["tera_pl.cli", "datamodules"])
 
 
 def start(folder: Path, *arguments: str, **environment: str) -> BaseProcess:
-    """Start a verb of the Trainer in a folder, whose `output.log` gets what it prints."""
+    """Start a subcommand of the Trainer in a folder, whose `output.log` gets what it prints."""
     process = CONTEXT.Process(target=_run, args=(folder, list(arguments), environment))
     process.start()
     return process

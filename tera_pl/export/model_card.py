@@ -9,7 +9,7 @@ import yaml
 from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.reporting.markup import markdown
 
-USE_ADAPTER = """    import tera_pl.adapters  # tells peft the method
+USE_ADAPTER = """    import tera_pl.adapters  # registers the method with PEFT
     from peft import AutoPeftModelForCausalLM
 
     model = AutoPeftModelForCausalLM.from_pretrained("<this folder>")

@@ -1,4 +1,4 @@
-"""Quick runs write nothing into the current folder, and run directories are nobody else's."""
+"""Quick runs write nothing into the current folder, and run directories are the program's own."""
 
 from pathlib import Path
 
@@ -31,17 +31,17 @@ def files(folder):
     }
 
 
-def run(verb, config, *options):
-    return main([verb, "--config", str(config), "--trainer.max_steps=2", *options])
+def run(subcommand, config, *options):
+    return main([subcommand, "--config", str(config), "--trainer.max_steps=2", *options])
 
 
-@pytest.mark.parametrize("verb", ["fit", "test"])
-def test_a_development_run_leaves_nothing(verb, here, tiny_config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("subcommand", ["fit", "test"])
+def test_a_development_run_leaves_nothing(subcommand, here, tiny_config, tmp_path, monkeypatch):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     before = files(here)
-    assert run(verb, tiny_config, "--trainer.fast_dev_run=true") == 0
+    assert run(subcommand, tiny_config, "--trainer.fast_dev_run=true") == 0
     assert files(here) == before
     assert not [p.name for p in temporary.iterdir() if p.name.startswith("tera_pl")]
 
@@ -56,7 +56,7 @@ def test_a_run_without_logger_has_a_run_directory_of_its_own(here, tiny_config):
     assert {f"{place}/checkpoints/best.ckpt", f"{place}/adapter/adapter_config.json"} < new
     assert all(name.startswith(f"{place}/") for name in new)
     assert {name: text for name, text in files(here).items() if name in before} == before
-    # The test of its checkpoint goes on in it; one of the base has its own.
+    # A test of its checkpoint writes to the same directory; one of the base has its own.
     best = f"{place}/checkpoints/best.ckpt"
     assert run("test", tiny_config, off, "--ckpt_path", best) == 0
     assert (here / place / "predictions.jsonl").exists()
@@ -87,7 +87,7 @@ def test_a_run_does_not_start_in_what_it_did_not_write(here, tiny_config, capfd)
     mine = Path("runs/run/mine")
     mine.mkdir(parents=True)
     (mine / "results.json").write_text("years")
-    for options, told in (
+    for options, message in (
         ([f"{LOGGER}.version=mine"], "runs/run/mine is there and was not written as a run"),
         (
             [f"{LOGGER}.{name}=." for name in ("save_dir", "name", "version")],
@@ -98,7 +98,7 @@ def test_a_run_does_not_start_in_what_it_did_not_write(here, tiny_config, capfd)
     ):
         capfd.readouterr()
         assert run("fit", tiny_config, *options) == 2, options
-        assert told in capfd.readouterr().err
+        assert message in capfd.readouterr().err
     assert (mine / "results.json").read_text() == "years"
     assert {name: text for name, text in files(here).items() if name in before} == before
 
@@ -117,6 +117,6 @@ def test_a_checkpoint_in_a_folder_of_the_user_starts_a_run_elsewhere(here, tiny_
     (first / "adapter" / "notes").write_text("mine")
     last = str(first / "checkpoints" / "last.ckpt")
     assert run("fit", tiny_config, "--ckpt_path", last) == 2
-    told = "adapter holds notes, which this program did not write"
-    assert told in capfd.readouterr().err
+    message = "adapter holds notes, which this program did not write"
+    assert message in capfd.readouterr().err
     assert (first / "adapter" / "notes").read_text() == "mine"

@@ -111,7 +111,7 @@ def test_results_hold_scores_settings_and_counts(finished):
         "scores"
     ].keys()
     assert {"train/loss", "val/loss", "val/accuracy"} <= results["fit"]["scores"].keys()
-    # q_proj is 24 x 24 and v_proj 12 x 24: (4 + 6 + 24) + (3 + 4 + 24) numbers, two layers.
+    # q_proj is 24 x 24 and v_proj 12 x 24: (4 + 6 + 24) + (3 + 4 + 24) parameters, two layers.
     assert results["fit"]["resources"]["trained"] == 2 * (34 + 31)
     assert results["fit"]["resources"]["stored_bytes"] == 4 * 2 * (34 + 31)
     assert results["fit"]["resources"]["tokens_per_second"] > 0
@@ -226,7 +226,7 @@ def test_added_callback_does_not_drop_the_standard_ones(config, tmp_path, monkey
 
 def test_interrupted_run_resumes_to_the_same_bits(config, finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # Every checkpoint of an uninterrupted run; then go on from the one at step 4.
+    # Every checkpoint of an uninterrupted run; then resume from the one at step 4.
     every = ["--checkpoint.save_top_k", "-1", "--checkpoint.filename", "step{step}"]
     assert main(["fit", "--config", str(config), *every]) == 0
     runs = tmp_path / "runs" / "tiny"
@@ -234,10 +234,10 @@ def test_interrupted_run_resumes_to_the_same_bits(config, finished, tmp_path, mo
     (runs / "version_1" / "checkpoints" / "last.ckpt").unlink()
     checkpoint = str(runs / "version_1" / "checkpoints" / "step4.ckpt")
     assert main(["fit", "--config", str(config), *every, "--ckpt_path", checkpoint]) == 0
-    whole = torch.load(runs / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
+    uninterrupted = torch.load(runs / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
     resumed = torch.load(runs / "version_1" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert whole["global_step"] == resumed["global_step"] == 8
-    for name, value in whole["state_dict"].items():
+    assert uninterrupted["global_step"] == resumed["global_step"] == 8
+    for name, value in uninterrupted["state_dict"].items():
         assert torch.equal(resumed["state_dict"][name], value)
 
 
@@ -253,7 +253,7 @@ def test_print_config_never_touches_weights(config, tmp_path, capsys):
 
 
 ADAPTER = "model.init_args.adapter.init_args"
-MISTAKES = {
+USER_ERRORS = {
     "unknown key": (["--model.init_args.learning_rate", "1"], "learning_rate"),
     "abbreviated option": (["--trainer.max_step", "9"], "max_step"),
     "key unknown to the adapter": ([f"--{ADAPTER}.sead", "1"], "'sead' is not accepted"),
@@ -272,9 +272,9 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistake_is_one_line_and_exit_2(name, config, tmp_path, monkeypatch, capfd):
-    arguments, expected = MISTAKES[name]
+@pytest.mark.parametrize("name", USER_ERRORS)
+def test_user_error_is_one_line_and_exit_2(name, config, tmp_path, monkeypatch, capfd):
+    arguments, expected = USER_ERRORS[name]
     monkeypatch.chdir(tmp_path)
     try:
         code = main(["fit", "--config", str(config), *arguments])
@@ -337,19 +337,19 @@ def test_checkpoint_of_another_base_is_refused(
 
 def test_loss_that_is_not_finite_stops_the_run_or_is_skipped(config, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    whole, calls = CausalLMTask.compute_loss, []
+    original, calls = CausalLMTask.compute_loss, []
 
     def loss(task, batch):
-        found, number = whole(task, batch)
+        found, number = original(task, batch)
         calls.append(task.training)
         return (found * float("nan") if sum(calls) == 3 else found), number
 
     monkeypatch.setattr(CausalLMTask, "compute_loss", loss)
     assert main(["fit", "--config", str(config)]) == 1
-    told = capsys.readouterr().err.strip().splitlines()[-1]
+    message = capsys.readouterr().err.strip().splitlines()[-1]
     # The records of the batch, by file and number.
     ids = r"(\S+/train.json:\d+, ){3}\S+/train.json:\d+"
-    assert re.match(rf"stopped: the loss is nan at step 2 on {ids}; no checkpoint was saved", told)
+    assert re.match(rf"stopped: the loss is nan at step 2 on {ids}; no checkpoint was saved", message)
     calls.clear()
     skip = "--model.init_args.skip_nonfinite_loss=true"
     with pytest.warns(UserWarning, match="the loss is nan at step 2 on .*: batch skipped"):

@@ -176,7 +176,7 @@ def test_kronecker_factors_are_counted_as_the_parts_they_are(write, capsys):
     assert found == factor + outs + cores
 
 
-def test_numbers_bytes_and_overrides(write, capsys):
+def test_parameters_disk_space_and_overrides(write, capsys):
     path = write(LORA)
     found = estimate(capsys, path, "--batch", "2", "--length", "16", "--device_gb", "0.003")
     trained = 3 * 4 * ((128 + 128) + (128 + 64))
@@ -279,7 +279,7 @@ def test_steps_on_accelerators_need_a_copy_of_what_is_trained(write, capsys):
         (["--model.init_args.backbone.path", "/no/such/folder"], "model.backbone.path: no causal"),
     ],
 )
-def test_mistakes_are_one_line(options, message, write, capsys):
+def test_user_errors_are_one_line(options, message, write, capsys):
     assert main(["estimate", "--config", str(write(TERA)), *options]) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -1,4 +1,4 @@
-"""Exported folders load elsewhere and say what the run said; all else is one line."""
+"""Exported folders load elsewhere and give the logits of the run; all else is one line."""
 
 import copy
 import json
@@ -88,7 +88,7 @@ def logits(model, folder):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_both_folders_say_what_the_run_says(method, trained, tmp_path):
+def test_both_folders_give_the_logits_of_the_run(method, trained, tmp_path):
     checkpoint = trained(method)
     run = tmp_path / "runs" / "run" / "version_0"
     if method == "full":
@@ -134,12 +134,12 @@ def test_shards_hold_what_one_file_holds(trained, tmp_path):
     files = sorted((tmp_path / "many").glob("*.safetensors"))
     assert len(files) > 2
     shards = {name: value for file in files for name, value in load_file(file).items()}
-    whole = load_file(tmp_path / "one" / "model.safetensors")
-    assert shards.keys() == whole.keys()
-    assert all(torch.equal(shards[name], value) for name, value in whole.items())
+    complete = load_file(tmp_path / "one" / "model.safetensors")
+    assert shards.keys() == complete.keys()
+    assert all(torch.equal(shards[name], value) for name, value in complete.items())
 
 
-def test_card_tells_scores_and_identity(trained, tiny_config, tmp_path):
+def test_card_has_scores_and_identity(trained, tiny_config, tmp_path):
     checkpoint = trained("tera")
     assert cli.main(["test", "--config", str(tiny_config), "--ckpt_path", checkpoint]) == 0
     assert main(["export", "--ckpt_path", checkpoint, "--output", "out"]) == 0
@@ -221,11 +221,11 @@ def test_wrong_merge_ends_the_command_and_leaves_nothing(trained, tmp_path, monk
 
 def refusal(capfd, *arguments):
     assert main(["export", *arguments]) == 2
-    (told,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
-    return told
+    (error,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    return error
 
 
-def test_what_cannot_be_exported_is_told_and_leaves_nothing(trained, tmp_path, capfd):
+def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(trained, tmp_path, capfd):
     checkpoint = trained("prompt_tuning")
     capfd.readouterr()
     run = ["--ckpt_path", checkpoint, "--output", "out"]
@@ -260,9 +260,9 @@ def test_checkpoint_of_another_base_is_refused_and_a_moved_one_is_named(
     model.model.layers[1].mlp.down_proj.weight.data[5, 7] += 1
     model.save_pretrained("moved")
     capfd.readouterr()
-    told = refusal(capfd, "--ckpt_path", checkpoint, "--output", "out2", "--backbone", "moved")
-    assert "the base model at 'moved' is not the one" in told
-    assert "backbone.frozen_weights_sha256 is" in told
+    error = refusal(capfd, "--ckpt_path", checkpoint, "--output", "out2", "--backbone", "moved")
+    assert "the base model at 'moved' is not the one" in error
+    assert "backbone.frozen_weights_sha256 is" in error
 
 
 def test_no_class_of_the_configuration_is_called_or_needed(trained, tmp_path, capfd):

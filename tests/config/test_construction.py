@@ -1,4 +1,4 @@
-"""What a class refuses is one line that names its key; no function is called in a class's place."""
+"""A refused argument is one line with its key; no function is called in place of a class."""
 
 from pathlib import Path
 
@@ -182,15 +182,15 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_setting_is_one_line_that_names_its_key(name, tiny_config, capsys):
     arguments, message = REFUSED[name]
-    code, told, _ = attempt(["fit", "--config", str(tiny_config), *arguments], capsys)
+    code, errors, _ = attempt(["fit", "--config", str(tiny_config), *arguments], capsys)
     assert code == 2
-    (line,) = told
+    (line,) = errors
     assert message in line
 
 
 def test_what_is_not_refused_is_built(tiny_config, capsys):
-    code, told, cli = attempt(["fit", "--config", str(tiny_config)], capsys)
-    assert (code, told) == (0, [])
+    code, errors, cli = attempt(["fit", "--config", str(tiny_config)], capsys)
+    assert (code, errors) == (0, [])
     assert not hasattr(cli.model, "model")  # no weights
 
 
@@ -216,7 +216,7 @@ def test_cause_and_traceback_are_there_for_whoever_debugs(tiny_config, capsys, m
     assert isinstance(error.value.__cause__, KeyError)
 
 
-def test_defect_of_the_project_keeps_its_traceback(tiny_config, capsys, monkeypatch):
+def test_internal_error_of_the_project_keeps_its_traceback(tiny_config, capsys, monkeypatch):
     def fail(self, *args, **kwargs):
         raise KeyError("defect")
 
@@ -225,11 +225,11 @@ def test_defect_of_the_project_keeps_its_traceback(tiny_config, capsys, monkeypa
         attempt(["fit", "--config", str(tiny_config)], capsys)
 
 
-def untold(path: str):
+def unannotated(path: str):
     Path(path).touch()
 
 
-def told_otherwise(path: str) -> int:
+def returns_int(path: str) -> int:
     Path(path).touch()
     return 0
 
@@ -239,16 +239,16 @@ def make_optimizer(lr: float = 0.1) -> type[torch.optim.SGD]:
 
 
 @pytest.mark.parametrize("key", ["model.init_args.optimizer", "model.init_args.metric"])
-@pytest.mark.parametrize("function", ["untold", "told_otherwise"])
+@pytest.mark.parametrize("function", ["unannotated", "returns_int"])
 def test_function_that_need_not_return_what_is_expected_is_not_called(
     key, function, tiny_config, tmp_path, capsys
 ):
     proof = tmp_path / "called"
     spec = {"class_path": f"{__name__}.{function}", "init_args": {"path": str(proof)}}
     arguments = [f"--{key}", yaml.safe_dump(spec, default_flow_style=True).strip()]
-    code, told, _ = attempt(["fit", "--config", str(tiny_config), *arguments], capsys)
+    code, errors, _ = attempt(["fit", "--config", str(tiny_config), *arguments], capsys)
     assert code == 2
-    assert len(told) == 1
+    assert len(errors) == 1
     assert not proof.exists()
 
 
@@ -269,26 +269,26 @@ OBJECTS = [
 ]
 
 
-@pytest.mark.parametrize("verb", ["fit", "test"])
+@pytest.mark.parametrize("subcommand", ["fit", "test"])
 @pytest.mark.parametrize(
     ("key", "spec"),
     [*(("model.init_args.optimizer", spec) for spec in COMMANDS), *((k, SYSTEM) for k in OBJECTS)],
 )
-def test_no_command_is_run(key, spec, verb, tiny_config, tmp_path, capsys):
+def test_no_command_is_run(key, spec, subcommand, tiny_config, tmp_path, capsys):
     proof = tmp_path / "called"
     nested = yaml.safe_load(yaml.safe_dump(spec).replace("{}", str(proof)))
     for name in reversed(key.split(".")):
         nested = {name: nested}
-    arguments = [verb, "--config", str(tiny_config), "--config", yaml.safe_dump(nested)]
-    code, told, _ = attempt(arguments, capsys)
+    arguments = [subcommand, "--config", str(tiny_config), "--config", yaml.safe_dump(nested)]
+    code, errors, _ = attempt(arguments, capsys)
     assert code == 2
-    assert len(told) == 1
+    assert len(errors) == 1
     assert not proof.exists()
 
 
 def test_class_where_any_value_may_stand_is_a_value(tiny_config, tmp_path, capsys):
     proof = tmp_path / "called"
-    spec = {"class_path": f"{__name__}.untold", "init_args": {"path": str(proof)}}
+    spec = {"class_path": f"{__name__}.unannotated", "init_args": {"path": str(proof)}}
     text = yaml.safe_dump({"x": spec}, default_flow_style=True).strip()
     arguments = [f"{MODEL}.adapter", "peft.LoraConfig", f"{ADAPTER}.alpha_pattern", text]
     attempt(["fit", "--config", str(tiny_config), *arguments], capsys)
@@ -330,15 +330,15 @@ def test_text_that_looks_like_null_is_text(tiny_config, capsys):
     assert cli.config.fit.data.init_args.encoding.pad_token == "None"
 
 
-def test_messages_of_the_parser_name_the_whole_key():
-    told = explain(
+def test_messages_of_the_parser_name_the_full_key():
+    message = explain(
         'Parser key "model":\n  Does not validate against any of the Union subtypes\n'
         "  Errors:\n    - Problem with given class_path 'tera_pl.tasks.CausalLMTask':\n"
         '        Parser key "schedule.name":\n'
         "          Expected a typing.Literal['a', 'b']. Got value: c\n"
         "    - Expected a <class 'NoneType'>\n  Given value: x"
     )
-    assert told == "model.init_args.schedule.name: expected one of 'a', 'b', got c"
+    assert message == "model.init_args.schedule.name: expected one of 'a', 'b', got c"
     assert explain("unrecognized arguments: --x 3") == "unrecognized arguments: --x 3"
 
 

@@ -1,4 +1,4 @@
-"""A configuration that starts from others means the same as all of them in a row."""
+"""A configuration with `base:` means the same as its fragments in a row."""
 
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def test_file_without_base_is_left_alone(tmp_path):
         ({"a": [1, "~"]}, r"x\.yaml: a\.1: the text '~' would be read as null"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path, config, message, capsys):
+def test_user_errors_are_one_line(tmp_path, config, message, capsys):
     path = write(tmp_path, "x.yaml", config)
     with pytest.raises(ValueError, match=message):
         expand(["fit", "--config", path])
