@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -58,7 +58,7 @@ def build(cli: type[CLI], args: ArgsType = None) -> CLI:
     """
     _configure_libraries()
     # Abbreviated options are typing errors: they would change meaning when an option is added.
-    strict = {"allow_abbrev": False}
+    strict: dict[str, Any] = {"allow_abbrev": False}
     return cli(
         LightningModule,
         LightningDataModule,
@@ -68,7 +68,9 @@ def build(cli: type[CLI], args: ArgsType = None) -> CLI:
         seed_everything_default=0,
         parser_class=Parser,
         save_config_callback=RunConfig,
-        parser_kwargs=strict | {name: dict(strict) for name in cli.subcommands()},
+        parser_kwargs=strict
+        | {"prog": "python -m tera_pl"}
+        | {name: dict(strict) for name in cli.subcommands()},
         args=expand(args) if args is None or isinstance(args, list) else args,
     )
 

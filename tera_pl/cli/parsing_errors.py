@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from tera_pl.config.construction import check_settings
+from tera_pl.config.setting_checks import check_settings
 from tera_pl.private_api.jsonargparse import type_hints
 
 # Lines of a jsonargparse message without information; most occur for every type of a union.

@@ -30,10 +30,10 @@ _TRAINING = ("max_steps", "max_epochs", "limit_train_batches")
 _UNSUPPORTED: dict[type[Callback], str] = {
     WeightAveraging: "it keeps and saves a second copy of the base; checkpoints here hold the "
     "trained tensors only",
-    StochasticWeightAveraging: "it keeps a second copy of the base and replaces the schedule that "
-    "a checkpoint is compared by",
-    BatchSizeFinder: "it changes the batch size that a checkpoint is compared by: look for one "
-    "with `python -m tera_pl estimate --batch` and set data.init_args.batch_size",
+    StochasticWeightAveraging: "it keeps a second copy of the base and replaces the learning rate "
+    "schedule, which a checkpoint must match",
+    BatchSizeFinder: "it changes the batch size, which a checkpoint must match: try sizes with "
+    "`python -m tera_pl estimate --batch` and set data.init_args.batch_size",
     LearningRateFinder: "the rate belongs to model.init_args.optimizer: search it with "
     "`python -m tera_pl study`",
 }

@@ -1,19 +1,16 @@
 """Instantiate the objects of a configuration; report refused arguments with their YAML key."""
 
-import inspect
-import pkgutil
 import re
-import typing
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from types import UnionType
-from typing import Any, NoReturn, Union, get_args, get_origin
+from typing import Any, NoReturn
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from tera_pl.config.keys import find_key
 from tera_pl.errors import UserError, is_user_error
 
 # Their constructors raise `UserError` on purpose; any other exception is an internal error.
@@ -117,49 +114,10 @@ def fail(failure: Exception) -> NoReturn:
     raise failure
 
 
-def check_settings(settings: Namespace, expected: Mapping[str, Any]) -> None:
-    """Refuse invalid settings of an object that jsonargparse accepts.
-
-    These are a value in place of nested settings, null where the type does not allow it, and a
-    function in place of a class.
-
-    Args:
-        settings: The parsed settings.
-        expected: The type of each setting, by key.
-
-    Raises:
-        UserError: If a setting is invalid.
-    """
-    for key, typehint in expected.items():
-        above = key.rpartition(".")[0]
-        group = settings.get(above) if above else settings
-        if not isinstance(group, Namespace | None):
-            fail(UserError(f"{_full_key(above, settings)} is {group!r}: expected settings by name"))
-        if not isinstance(group, Namespace) or key.rpartition(".")[2] not in group:
-            continue
-        value = settings.get(key)
-        if value is None and not _accepts_null(typehint):
-            name = getattr(typehint, "__name__", str(typehint))
-            fail(UserError(f"{_full_key(key, settings)} is null: expected {name}"))
-        if reason := refused_function(typehint, value):
-            fail(UserError(f"{_full_key(key, settings)}: {reason}"))
-
-
-def _full_key(key: str, settings: Namespace) -> str:
-    """Give the key of a setting from the root of the configuration."""
+def current_config() -> Namespace | None:
+    """Give the configuration of the enclosing `first_failure`, or None."""
     construction = _current.get()
-    for above, value in _objects(construction.config, "") if construction is not None else ():
-        if value.get("class_path") and value.get("init_args") == settings:
-            return f"{above}.init_args.{key}"
-    return key
-
-
-def _accepts_null(typehint: Any) -> bool:
-    if get_origin(typehint) in {Union, UnionType}:
-        return any(_accepts_null(arg) for arg in get_args(typehint))
-    # jsonargparse represents a type that it cannot check by an object that is not a class.
-    plain = inspect.isclass(typehint) and typehint is not object and typehint is not type(None)
-    return not plain and get_origin(typehint) is None
+    return None if construction is None else construction.config
 
 
 def is_own(cls: type) -> bool:
@@ -220,95 +178,3 @@ def describe(error: BaseException) -> str:
         text = f"{text[:_MAX_MESSAGE]} ..."
     plain = isinstance(error, (*_PLAIN_ERRORS, MisconfigurationException))
     return text if text and plain else f"{type(error).__name__}{': ' if text else ''}{text}"
-
-
-def find_key(config: Any, cls: type, settings: dict[str, Any]) -> tuple[str, str] | None:
-    """Find the object of a configuration that has a class and settings.
-
-    Args:
-        config: The parsed configuration.
-        cls: The class.
-        settings: The settings; those that are objects themselves are not compared.
-
-    Returns:
-        The key of the object and the key above its settings, or None.
-    """
-    for key, value in _objects(config, ""):
-        named = value.get("class_path")
-        given = value.get("init_args") or {} if named else value
-        if named and str(named).rpartition(".")[2] != cls.__name__:
-            continue
-        given = given if isinstance(given, dict) else vars(given)
-        if not named and given.keys() - settings.keys():
-            continue
-        pairs = [(given[name], settings[name]) for name in given if name in settings]
-        if all(repr(a) == repr(b) for a, b in pairs if _is_plain(a) and _is_plain(b)):
-            return key, f"{key}.init_args" if named else key
-    return None
-
-
-def refused_function(typehint: Any, value: Any) -> str | None:
-    """Check whether a configuration names a function in place of a class that must not be called.
-
-    jsonargparse checks classes when it parses them, but would call a function and check the
-    returned object later or never.
-
-    Args:
-        typehint: The type that a key expects.
-        value: The parsed value.
-
-    Returns:
-        The reason, or None if there is no function or its annotation says that it returns the type.
-    """
-    if isinstance(value, list | tuple):
-        return next(filter(None, (refused_function(typehint, item) for item in value)), None)
-    path = value.get("class_path") if isinstance(value, Namespace | dict) else None
-    if not isinstance(path, str):
-        return None
-    function = pkgutil.resolve_name(path)
-    if inspect.isclass(function):
-        return None
-    expected = _classes(typehint)
-    try:
-        returned = _classes(typing.get_type_hints(function).get("return"))
-    except (TypeError, NameError, AttributeError):
-        returned = set()
-    if returned and all(any(issubclass(r, e) for e in expected) for r in returned):
-        return None
-    names = " or ".join(sorted(cls.__name__ for cls in expected)) or "a class"
-    return (
-        f"{path} is not called: expected a subclass of {names}, or a function whose annotation "
-        "says that it returns one"
-    )
-
-
-def _classes(typehint: Any) -> set[type]:
-    """Collect the classes in a type; of a callable, those that it returns."""
-    origin, args = get_origin(typehint), get_args(typehint)
-    if origin is not None:
-        relevant = args if origin in {Union, UnionType, list, set, dict, tuple} else args[-1:]
-        return set().union(*(_classes(arg) for arg in relevant))
-    plain = {type(None), str, int, float, bool, object}
-    return {typehint} if inspect.isclass(typehint) and typehint not in plain else set()
-
-
-def _objects(value: Any, key: str) -> Iterator[tuple[str, Namespace]]:
-    """Iterate over the mappings of a configuration, outer ones first."""
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _objects(item, f"{key}[{index}]")
-    elif isinstance(value, Namespace):
-        if key:
-            yield key, value
-        below = vars(value)
-        if value.get("class_path"):
-            below = vars(value.get("init_args", value))
-            key = f"{key}.init_args"
-        for name, item in below.items():
-            yield from _objects(item, f"{key}.{name}" if key else name)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    return isinstance(value, str | int | float | bool | None)

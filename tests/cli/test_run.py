@@ -346,10 +346,10 @@ def test_loss_that_is_not_finite_stops_the_run_or_is_skipped(config, tmp_path, m
 
     monkeypatch.setattr(CausalLMTask, "compute_loss", loss)
     assert main(["fit", "--config", str(config)]) == 1
-    message = capsys.readouterr().err.strip().splitlines()[-1]
+    line = capsys.readouterr().err.strip().splitlines()[-1]
     # The records of the batch, by file and number.
     ids = r"(\S+/train.json:\d+, ){3}\S+/train.json:\d+"
-    assert re.match(rf"stopped: the loss is nan at step 2 on {ids}; no checkpoint was saved", message)
+    assert re.match(rf"stopped: the loss is nan at step 2 on {ids}; no checkpoint was saved", line)
     calls.clear()
     skip = "--model.init_args.skip_nonfinite_loss=true"
     with pytest.warns(UserWarning, match="the loss is nan at step 2 on .*: batch skipped"):

@@ -8,7 +8,8 @@ import yaml
 from lightning.pytorch import Callback
 
 from tera_pl.cli.parsing_errors import explain
-from tera_pl.config.construction import describe, find_key
+from tera_pl.config.construction import describe
+from tera_pl.config.keys import find_key
 from tests.attempts import attempt
 
 MODEL = "--model.init_args"
