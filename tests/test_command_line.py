@@ -69,7 +69,7 @@ def test_help_of_a_command_is_written_for_the_command_line(name, capsys):
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith(f"usage: python -m tera_pl {name} ")
-    assert COMMANDS[name].lower() in " ".join(text.lower().split())
+    assert COMMANDS[name] in " ".join(text.split())
     for word in ("Args:", "Returns:", "Raises:", "`"):
         assert word not in text
 

@@ -13,14 +13,18 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage; options cannot be abbreviated.
 
     Args:
-        command: Name of the command, whose description in `COMMANDS` heads the help text.
+        command: Name of the command.
+        description: One line for the help text; by default that of `COMMANDS`.
         **settings: Settings of `argparse.ArgumentParser`.
     """
 
-    def __init__(self, command: str, **settings: Any) -> None:
-        prog = f"python -m tera_pl {command}"
-        description = f"{COMMANDS[command][0].upper()}{COMMANDS[command][1:]}."
-        super().__init__(prog=prog, description=description, allow_abbrev=False, **settings)
+    def __init__(self, command: str, description: str | None = None, **settings: Any) -> None:
+        super().__init__(
+            prog=f"python -m tera_pl {command}",
+            description=description or COMMANDS[command],
+            allow_abbrev=False,
+            **settings,
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raise a `UserError`, as for every other input."""

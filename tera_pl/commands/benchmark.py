@@ -32,8 +32,8 @@ def main(args: Sequence[str]) -> int:
         return compare_pipelines(args[1:])
     parser = Parser(
         "benchmark",
-        epilog="`benchmark pipeline` compares complete training runs with a Hugging Face Trainer "
-        "baseline: see `benchmark pipeline --help`.",
+        epilog="python -m tera_pl benchmark pipeline compares complete training runs with a Hugging "
+        "Face Trainer baseline: see its --help.",
     )
     parser.add_argument("--shape", choices=SHAPES, default="cpu_small", help="shape of the model")
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096], help="per step")
@@ -82,10 +82,12 @@ def compare_pipelines(args: Sequence[str]) -> int:
     """
     parser = Parser(
         "benchmark pipeline",
-        compare_pipelines.__doc__,
-        epilog="Other arguments override values in all configurations, as for `fit`.",
+        "compare complete training runs with a Hugging Face Trainer baseline",
+        epilog="Other arguments override values in all configurations, as for fit.",
     )
-    parser.add_argument("--config", nargs="+", type=Path, required=True, help="for `fit`")
+    parser.add_argument(
+        "--config", nargs="+", type=Path, required=True, help="configurations of fit"
+    )
     parser.add_argument(
         "--hf_trainer",
         type=Path,

@@ -4,6 +4,7 @@ from typing import Any
 
 from tera_pl.adapters.caching import cache_delta_weights, clear_cached_delta_weights
 from tera_pl.analysis import Ledger, dry_generation
+from tera_pl.contracts import complete
 from tera_pl.tasks import CausalLMTask
 
 
@@ -29,9 +30,9 @@ def estimate_generation(
     """
     model, settings = task.model.eval(), task.generation
     in_validation = task.generate_in_validation and task.metric is not None
-    encoding = getattr(data, "encoding", None)
-    prompt_length = getattr(encoding, "max_eval_prompt_length", None) or length
-    prompts = getattr(data, "eval_batch_size", None) or 1
+    data = complete(data)
+    limit = data.encoding.max_eval_prompt_length if data.encoding is not None else None
+    prompt_length, prompts = limit or length, data.eval_batch_size or 1
     plain = model if task.adapter is None else model.get_base_model()
     # Prompt methods put their own tokens before those.
     virtual = getattr(task.adapter, "num_virtual_tokens", None) or 0

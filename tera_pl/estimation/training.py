@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tera_pl.analysis import Counts, Usage, bytes_of, count, count_flops, dry_run
+from tera_pl.contracts import complete
 from tera_pl.errors import UserError
 from tera_pl.models.backbone import add_adapter, load_meta_model, prepare_training
 from tera_pl.models.packed_attention import ATTENTION
@@ -150,12 +151,13 @@ def longest_batch(data: Any, batch_size: int | None, length: int | None) -> dict
     Raises:
         UserError: If the datamodule does not give one of the sizes, or it is below 1.
     """
-    encoding = getattr(data, "encoding", None)
-    length = getattr(encoding, "max_length", None) if length is None else length
-    budget = getattr(data, "tokens_per_batch", None)
+    settings = complete(data)
+    encoding, budget = settings.encoding, settings.tokens_per_batch
+    if length is None and encoding is not None:
+        length = encoding.max_length
     if batch_size is None and budget is not None and length:
         batch_size = max(1, budget // length)
-    batch_size = getattr(data, "batch_size", None) if batch_size is None else batch_size
+    batch_size = settings.batch_size if batch_size is None else batch_size
     for name, value in (("batch", batch_size), ("length", length)):
         if value is None:
             raise UserError(f"--{name}: {type(data).__name__} does not set it: expected a number")
@@ -163,10 +165,9 @@ def longest_batch(data: Any, batch_size: int | None, length: int | None) -> dict
             raise UserError(f"--{name} is {value}: expected at least 1")
     assert batch_size is not None
     assert length is not None
-    limit = getattr(encoding, "max_response_length", None)
     supervised = length
-    if limit is not None and getattr(encoding, "loss_on", None) == "response":
-        supervised = min(length, limit)
+    if encoding is not None and encoding.loss_on == "response":
+        supervised = min(length, encoding.max_response_length or length)
     tokens = torch.zeros(batch_size, length, dtype=torch.long)
     labels = tokens.clone()
     labels[:, : length - supervised] = IGNORED
