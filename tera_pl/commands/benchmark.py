@@ -32,8 +32,8 @@ def main(args: Sequence[str]) -> int:
         return compare_pipelines(args[1:])
     parser = Parser(
         "benchmark",
-        epilog="python -m tera_pl benchmark pipeline compares complete training runs with a Hugging "
-        "Face Trainer baseline: see its --help.",
+        epilog="python -m tera_pl benchmark pipeline compares complete training runs with a "
+        "Hugging Face Trainer baseline: see its --help.",
     )
     parser.add_argument("--shape", choices=SHAPES, default="cpu_small", help="shape of the model")
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096], help="per step")
