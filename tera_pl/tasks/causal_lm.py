@@ -244,4 +244,4 @@ class CausalLMTask(EvaluationModule):
 
     @property
     def _datamodule(self) -> object:
-        return getattr(self._trainer, "datamodule", None)
+        return getattr(attached_trainer(self), "datamodule", None)
