@@ -85,7 +85,7 @@ def first_failure(config: Namespace) -> Iterator[None]:
         Nothing.
 
     Raises:
-        Exception: The first failure; any other exception if there is none.
+        Exception: The first failure; without a failure, any other exception.
     """
     construction = _Construction(config)
     token = _current.set(construction)

@@ -23,14 +23,14 @@ USE_MODEL = """    from transformers import AutoModelForCausalLM
 def write_card(
     folder: Path, task: Any, run: Path, results: dict[str, Any], report: dict[str, Any]
 ) -> None:
-    """Write README.md: what the weights are, how they were made and scored.
+    """Write README.md: what the weights are, how they were trained and scored.
 
     Args:
         folder: The exported folder.
-        task: The task whose weights it has.
-        run: Folder of the run.
-        results: Content of the run's results.json, or nothing.
-        report: What merging measured, or nothing.
+        task: The model or task that was exported, with `adapter` and `spec`.
+        run: The run directory.
+        results: Content of its results.json; empty if it has no results.
+        report: Rounding errors of merging; empty without merging.
     """
     is_adapter = task.adapter is not None and not report
     backbone = task.spec.backbone

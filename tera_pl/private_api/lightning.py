@@ -59,7 +59,7 @@ def subcommand_parser(cli: LightningCLI, subcommand: str) -> LightningArgumentPa
 
 
 def attached_trainer(module: LightningModule) -> Trainer | None:
-    """Give the trainer of a module; the public attribute raises if there is none.
+    """Give the trainer of a module; the public attribute raises if a module has no trainer.
 
     Args:
         module: The module.
