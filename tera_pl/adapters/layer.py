@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tera_pl.adapters.peft_private import get_in_out_features
 from tera_pl.errors import UserError
+from tera_pl.private_api.torch import has_forward_hooks
 from tera_pl.tensor import full_float32
 
 
@@ -285,7 +286,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             type(base) is nn.Linear
             and self.quantization_backend is None
             and not (base.weight.requires_grad and torch.is_grad_enabled())
-            and not (base._forward_pre_hooks or base._forward_hooks or "forward" in vars(base))
+            and not (has_forward_hooks(base) or "forward" in vars(base))
             and isinstance(self.dropouts[adapter_name], nn.Identity)
         )
 

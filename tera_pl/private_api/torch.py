@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
@@ -16,7 +16,9 @@ __all__ = [
     "LAST_RATES",
     "TorchDispatchMode",
     "add_summary",
+    "has_forward_hooks",
     "ignore_in_ddp",
+    "inplace_version",
     "tree_leaves",
     "tree_map",
     "tree_map_only",
@@ -42,6 +44,30 @@ def ignore_in_ddp(module: nn.Module, names: Iterable[str]) -> None:
     """
     ignore: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
     ignore(module, list(names))
+
+
+def inplace_version(tensor: Tensor) -> int:
+    """Read the counter that every in-place operation on a tensor increments.
+
+    Args:
+        tensor: A tensor that was not created in inference mode.
+
+    Returns:
+        The counter.
+    """
+    return tensor._version
+
+
+def has_forward_hooks(module: nn.Module) -> bool:
+    """Check whether a call of a module also calls hooks.
+
+    Args:
+        module: The module.
+
+    Returns:
+        Whether it has forward hooks or forward pre-hooks.
+    """
+    return bool(module._forward_pre_hooks or module._forward_hooks)
 
 
 def add_summary(writer: Any, summary: Any) -> None:

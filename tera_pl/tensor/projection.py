@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.amp.autocast_mode import is_autocast_available
 
+from tera_pl.private_api.torch import inplace_version
 from tera_pl.tensor.network import Matrices, TensorNetwork, kron_matmul, transposed
 
 
@@ -71,7 +72,7 @@ class SharedProjections:
 def _autograd_mode(inputs: Tensor) -> tuple[int, bool, bool, bool]:
     # A CUDA graph that is being captured must not use what was computed before it.
     capturing = inputs.is_cuda and torch.cuda.is_current_stream_capturing()
-    return inputs._version, inputs.requires_grad, torch.is_grad_enabled(), capturing
+    return inplace_version(inputs), inputs.requires_grad, torch.is_grad_enabled(), capturing
 
 
 def _are_same(first: Matrices, second: Matrices) -> bool:

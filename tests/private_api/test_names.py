@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 FILES = sorted(
     path for package in ("tera_pl", "datamodules") for path in (ROOT / package).rglob("*.py")
 )
-# PEFT's tuners are made of private methods, which `adapters` overrides and calls.
+# PEFT's tuners consist of private methods: tests/adapters/test_peft_private.py lists those in use.
 EXEMPT = ("tera_pl/private_api/", "tera_pl/adapters/", "tera_pl/analysis/merged_layers.py")
 
 

@@ -1,5 +1,7 @@
 """torch's private names do what the project uses them for."""
 
+import itertools
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -16,7 +18,9 @@ from tera_pl.private_api.torch import (
     LAST_RATES,
     TorchDispatchMode,
     add_summary,
+    has_forward_hooks,
     ignore_in_ddp,
+    inplace_version,
     tree_leaves,
     tree_map,
     tree_map_only,
@@ -63,6 +67,25 @@ def test_last_rates_are_in_the_state_of_a_scheduler():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1)
     assert scheduler.state_dict()[LAST_RATES] == scheduler.get_last_lr() == [0.05]
+
+
+def test_version_counts_in_place_operations():
+    tensor = torch.zeros(2)
+    versions = [inplace_version(tensor)]
+    for change in (lambda: tensor + 1, lambda: tensor.add_(1), tensor[0].zero_):
+        change()
+        versions.append(inplace_version(tensor))
+    assert [after - before for before, after in itertools.pairwise(versions)] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["register_forward_hook", "register_forward_pre_hook"])
+def test_forward_hooks_are_found(name):
+    module = torch.nn.Linear(2, 2)
+    assert not has_forward_hooks(module)
+    handle = getattr(module, name)(lambda *args: None)
+    assert has_forward_hooks(module)
+    handle.remove()
+    assert not has_forward_hooks(module)
 
 
 @pytest.fixture
