@@ -4,6 +4,7 @@ Importing this package registers them with PEFT: `peft.get_peft_model` and
 `peft.PeftModel.from_pretrained` then support them.
 """
 
+from tera_pl.adapters.lora_conversion import register_conversion
 from tera_pl.adapters.loretta import LorettaConfig, LorettaModel
 from tera_pl.adapters.lotr import LotrConfig, LotrModel
 from tera_pl.adapters.mora import MoraConfig, MoraModel
@@ -15,5 +16,6 @@ register("tera", TeraConfig, TeraModel)
 register("loretta", LorettaConfig, LorettaModel)
 register("mora", MoraConfig, MoraModel)
 register("lotr", LotrConfig, LotrModel)
+register_conversion()
 
 __all__ = ["LorettaConfig", "LotrConfig", "MoraConfig", "TeraConfig", "check_targets"]

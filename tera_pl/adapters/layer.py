@@ -110,6 +110,10 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """
         raise NotImplementedError
 
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Every method here is a weight update: see `lora_conversion`."""
+        return True
+
     def apply_delta_weight(self, adapter_name: str, x: Tensor) -> Tensor:
         """Multiply an input by the weight update of an adapter.
 

@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import PeftType
 from torch import nn
 
+from tera_pl.adapters import lora_conversion as conversion
 from tera_pl.adapters import peft_private
 from tera_pl.adapters.layer import AdapterLayer
 from tera_pl.adapters.model import AdapterModel
@@ -51,6 +52,8 @@ CALLERS = {
 }
 # Methods that the adapters call.
 CALLED = [
+    # Replaced by one that knows the orientation of a Conv1D: lora_conversion.py.
+    (conversion._convert, ["module", "rank", "adapter_name"]),
     (BaseTuner._replace_module, ["self", "parent", "child_name", "new_module", "child"]),
     (BaseTunerLayer._move_adapter_to_device_of_base_layer, ["self", "adapter_name", "device"]),
     (BaseTunerLayer._get_base_layer_device_and_dtype, ["self", "base_layer"]),
