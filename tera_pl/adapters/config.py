@@ -134,7 +134,7 @@ def missing_hash(name: str, what: str, found: str | None) -> UserError:
 
     Args:
         name: The field of adapter_config.json that is null or missing.
-        what: Whose hash was found, with the verb.
+        what: Subject and predicate of the message: whose hash was found.
         found: The hash, or null where tensors are on the meta device.
 
     Returns:

@@ -25,7 +25,7 @@ def resume_command(checkpoints: Path) -> str:
     """Give the command that resumes a run from the last checkpoint in a folder.
 
     Args:
-        checkpoints: The checkpoint folder of the run directory.
+        checkpoints: Checkpoint folder inside the run directory.
 
     Returns:
         One clause without a period.
@@ -46,7 +46,7 @@ def stopped_by_disk(error: OSError, checkpoints: Path) -> RunStoppedError:
 
     Args:
         error: The system's error.
-        checkpoints: The checkpoint folder of the run directory.
+        checkpoints: Checkpoint folder inside the run directory.
 
     Returns:
         The error to raise.

@@ -1,5 +1,6 @@
 """Networks of unequal sizes, so that a swapped mode cannot pass."""
 
+from dataclasses import replace
 from functools import reduce
 
 import pytest
@@ -56,3 +57,36 @@ def make_network(shape, dtype=torch.float64, scaling=0.7, seed=0):
 @pytest.fixture(params=SHAPES)
 def network(request):
     return make_network(request.param)
+
+
+PATHS = ["factored", "materialized", "auto"]
+
+
+def tensors(network, rows=6, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(1)
+    shapes = [
+        (rows, network.in_features),
+        (network.out_features, network.in_features),
+        (network.out_features,),
+    ]
+    drawn = [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes]
+    return drawn[0].requires_grad_(), drawn[1], drawn[2]
+
+
+def saved_bytes(function):
+    """Bytes of what autograd saves while a function runs, and the result to keep it alive."""
+    saved = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function()
+    return saved, result
+
+
+def share_factors(first, second):
+    """The second network with the factors of the first, as layers of one model have them."""
+    return replace(second, factors=first.factors, parts=first.parts)
