@@ -49,6 +49,7 @@ lint: venv
 	$(BIN)/ruff format --check .
 	.venv/docstrings/bin/pydoclint --quiet tera_pl datamodules
 	$(BIN)/codespell
+	$(BIN)/python -m tests.wording
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 

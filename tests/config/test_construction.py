@@ -8,8 +8,6 @@ import yaml
 from lightning.pytorch import Callback
 
 from tera_pl.cli.parsing_errors import explain
-from tera_pl.config.construction import describe
-from tera_pl.config.keys import find_key
 from tests.attempts import attempt
 
 MODEL = "--model.init_args"
@@ -341,20 +339,3 @@ def test_messages_of_the_parser_name_the_full_key():
     )
     assert message == "model.init_args.schedule.name: expected one of 'a', 'b', got c"
     assert explain("unrecognized arguments: --x 3") == "unrecognized arguments: --x 3"
-
-
-def test_describe_names_what_its_message_does_not():
-    assert describe(ValueError("a\n  b")) == "a b"
-    assert describe(KeyError("x")) == "KeyError: 'x'"
-    assert describe(AssertionError()) == "AssertionError"
-    assert len(describe(ValueError("x" * 999))) < 450
-
-
-def test_find_key_compares_class_and_settings(tiny_config, capsys):
-    _, _, cli = attempt(["fit", "--config", str(tiny_config)], capsys)
-    config = cli.config.fit
-    settings = vars(config.model.init_args.optimizer.init_args)
-    found = ("model.init_args.optimizer", "model.init_args.optimizer.init_args")
-    assert find_key(config, torch.optim.AdamW, settings) == found
-    assert find_key(config, torch.optim.AdamW, settings | {"lr": 7.0}) is None
-    assert find_key(config, torch.optim.SGD, settings) is None
