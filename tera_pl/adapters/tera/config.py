@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from tera_pl.adapters.config import AdapterConfig
 from tera_pl.errors import UserError
@@ -72,19 +72,10 @@ class TeraConfig(AdapterConfig):
         # The hash that was given, apart from the one that injection writes into the field: a
         # configuration may be used for another model after this one.
         self.expected_sha256 = self.frozen_sha256
-        self._check_choices()
+        self._check_zero_vector()
         self._check_modes()
 
-    def _check_choices(self) -> None:
-        for name, allowed in (
-            ("core_init", CoreInit),
-            ("factor_init", FactorInit),
-            ("compute", Compute),
-        ):
-            if getattr(self, name) not in get_args(allowed):
-                raise UserError(
-                    f"{name} is {getattr(self, name)!r}: expected {', '.join(get_args(allowed))}"
-                )
+    def _check_zero_vector(self) -> None:
         if self.zero_vector != "longest" and not isinstance(self.zero_vector, int):
             raise UserError(
                 f"zero_vector is {self.zero_vector!r}: expected 'longest' or the index of a mode"
