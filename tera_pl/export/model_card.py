@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from tera_pl.checkpointing.atomic_writes import write_atomically
+from tera_pl.checkpointing.trained_model import TrainedModel
 from tera_pl.reporting.markup import markdown
 
 USE_ADAPTER = """    import tera_pl.adapters  # registers the method with PEFT
@@ -21,30 +22,30 @@ USE_MODEL = """    from transformers import AutoModelForCausalLM
 
 
 def write_card(
-    folder: Path, task: Any, run: Path, results: dict[str, Any], report: dict[str, Any]
+    folder: Path, trained: TrainedModel, run: Path, results: dict[str, Any], report: dict[str, Any]
 ) -> None:
     """Write README.md: what the weights are, how they were trained and scored.
 
     Args:
         folder: The exported folder.
-        task: The model or task that was exported, with `adapter` and `spec`.
+        trained: The exported model.
         run: The run directory.
         results: Content of its results.json; empty if it has no results.
         report: Rounding errors of merging; empty without merging.
     """
-    is_adapter = task.adapter is not None and not report
-    backbone = task.spec.backbone
+    is_adapter = trained.adapter is not None and not report
+    backbone = trained.spec.backbone
     head = {
         "base_model": backbone["path"],
         "library_name": "peft" if is_adapter else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["tera_pl", *([task.adapter.peft_type.lower()] if task.adapter else [])],
+        "tags": ["tera_pl", *([trained.adapter.peft_type.lower()] if trained.adapter else [])],
     }
     identity = {
         "base revision": backbone["commit"] or backbone["revision"] or "a local folder",
         "base config SHA-256": backbone["config_sha256"],
         "base weights SHA-256": backbone["frozen_weights_sha256"],
-        "tokenizer SHA-256": task.spec.tokenizer["sha256"],
+        "tokenizer SHA-256": trained.spec.tokenizer["sha256"],
         "run": str(run),
     }
     resources = results.get("fit", {}).get("resources", {})
@@ -63,7 +64,7 @@ def write_card(
         "## Protocol\n",
         _block(settings.get("protocol", {})),
         "## Adapter\n",
-        _block(task.spec.adapter or {}),
+        _block(trained.spec.adapter or {}),
     ]
     if report:
         parts += ["## Merging\n", _table(report)]
