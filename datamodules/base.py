@@ -1,6 +1,6 @@
 """What every dataset shares: splits, tokenization, loaders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datamodules.batching import EvalCollator, TrainCollator
+from datamodules.chat import prompt_text
 from datamodules.encoding import Encoding, encode
 from datamodules.errors import UserError
 from datamodules.files import record_digests
@@ -276,7 +277,7 @@ class InstructionDataModule(LightningDataModule):
         return TokenBudgetSampler(lengths, tokens, torch.initial_seed(), shuffle=self.shuffle)
 
     def _eval_loader(self, name: str) -> DataLoader:
-        rows = _WithRecords(self._encoded[name], self._records[name], self.encoding)
+        rows = _WithRecords(self._encoded[name], self._records[name], self._prompt_text)
         return DataLoader(
             rows,
             batch_size=self.eval_batch_size,
@@ -285,6 +286,12 @@ class InstructionDataModule(LightningDataModule):
             ),
             **self._loader_settings(EvalCollator),
         )
+
+    def _prompt_text(self, record: Record) -> str:
+        """Give the text that the model answers."""
+        if self.encoding.is_chat:
+            return prompt_text(record, self.tokenizer)
+        return self.encoding.eval_prompt(record["prompt"])
 
     def _loader_settings(self, collator: type[TrainCollator]) -> dict[str, Any]:
         return {
@@ -298,15 +305,17 @@ class InstructionDataModule(LightningDataModule):
 class _WithRecords(torch.utils.data.Dataset):
     """Tokenized rows, each with its record, whose prompt is the text that the model sees."""
 
-    def __init__(self, encoded: Dataset, records: Sequence[Record], encoding: Encoding) -> None:
+    def __init__(
+        self, encoded: Dataset, records: Sequence[Record], prompt_text: Callable[[Record], str]
+    ) -> None:
         self.encoded = encoded
         self.records = records
-        self.encoding = encoding
+        self.prompt_text = prompt_text
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
-        prompt = self.encoding.eval_prompt(record["prompt"])
+        prompt = self.prompt_text(record)
         return self.encoded[index] | {"record": Record(**{**record, "prompt": prompt})}

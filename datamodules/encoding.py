@@ -12,6 +12,7 @@ import datasets
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.chat import CHAT, messages_of, tokenize_dialogue, tokenize_prompt
 from datamodules.errors import UserError
 from datamodules.records import Record
 
@@ -33,7 +34,9 @@ class Encoding:
     the rest.
 
     Args:
-        template: The prompt in training, with `{instruction}` where the record's instruction goes.
+        template: The prompt in training, with `{instruction}` where the record's instruction goes;
+            or `chat`: the tokenizer's own chat template, with the loss on the assistant's turns.
+            It places its own special tokens, so `add_bos` and `add_eos` have no effect.
         eval_template: The prompt in generation, if another.
         tokenize: Prompt and response as `separate` texts, or `joint` as one text.
         loss_on: Supervise the `response` only, or `all` tokens.
@@ -67,7 +70,9 @@ class Encoding:
     allow_truncated_responses: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("template", "eval_template"):
+        if self.is_chat:
+            self._check_chat()
+        for name in () if self.is_chat else ("template", "eval_template"):
             template = getattr(self, name)
             if template is not None and template.count("{instruction}") != 1:
                 raise UserError(f"encoding.{name}: expected {{instruction}} in it, once")
@@ -85,6 +90,18 @@ class Encoding:
                 "encoding.max_prompt_length and max_response_length: expected encoding.tokenize: "
                 "separate"
             )
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether records are put into the tokenizer's chat template."""
+        return self.template == CHAT
+
+    def _check_chat(self) -> None:
+        for name in ("eval_template", "max_prompt_length", "max_response_length"):
+            if getattr(self, name) is not None:
+                raise UserError(f"encoding.{name}: expected null with encoding.template chat")
+        if self.tokenize != "separate":
+            raise UserError("encoding.tokenize: a chat template is one text: leave it out")
 
     def train_prompt(self, instruction: str) -> str:
         """Put an instruction into the template of training."""
@@ -127,13 +144,16 @@ def encode(
         UserError: If a response is too long and may not be cut, or no token of an example is
             supervised, naming the record.
     """
-    texts = {"prompt": [r["prompt"] for r in records], "response": [r["response"] for r in records]}
-    dataset = Dataset.from_dict(texts)
+    if encoding.is_chat:
+        columns: dict[str, list[Any]] = {"messages": [messages_of(record) for record in records]}
+    else:
+        columns = {name: [r[name] for r in records] for name in ("prompt", "response")}  # type: ignore[literal-required]
+    dataset = Dataset.from_dict(columns)
     small = len(records) < CACHED_FROM
     key = None if small else _cache_file(records, tokenizer, encoding, for_generation)
     with _no_progress_bar() if small else nullcontext():
         encoded = dataset.map(
-            _encode_batch,
+            _encode_chats if encoding.is_chat else _encode_batch,
             batched=True,
             remove_columns=dataset.column_names,
             fn_kwargs={
@@ -193,8 +213,12 @@ def _cache_file(
     state["padding"] = state["truncation"] = None
     key.update(json.dumps(state, sort_keys=True).encode())
     key.update(f"{tokenizer.bos_token_id} {tokenizer.eos_token_id}".encode())
+    if encoding.is_chat:
+        key.update(json.dumps(tokenizer.chat_template).encode())
     for record in records:
-        for text in (record["prompt"].encode(), record["response"].encode()):
+        turns = messages_of(record) if encoding.is_chat else []
+        texts = [text for turn in turns for text in (turn["role"], turn["content"])]
+        for text in map(str.encode, texts or (record["prompt"], record["response"])):
             # With its length before it, no two lists of texts give the same bytes.
             key.update(b"%d " % len(text) + text)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "tera_pl"
@@ -228,6 +252,41 @@ def _encode_batch(
             prompt_ids = tokens(evals)
         prompted = zip(rows, prompt_ids, strict=True)
         rows = [row | _prompt(ids, tokenizer, encoding) for row, ids in prompted]
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _encode_chats(
+    batch: dict[str, list[Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    encoding: Encoding,
+    for_generation: bool,
+) -> dict[str, list[Any]]:
+    rows = []
+    for messages in batch["messages"]:
+        ids, is_supervised = tokenize_dialogue(messages, tokenizer)
+        if encoding.loss_on == "all":
+            is_supervised = [True] * len(ids)
+        kept = slice(encoding.max_length)
+        labels = [i if s else -100 for i, s in zip(ids[kept], is_supervised[kept], strict=True)]
+        row = {
+            "input_ids": ids[kept],
+            "labels": labels,
+            "length": len(labels),
+            "num_supervised": sum(label != -100 for label in labels[1:]),
+            "num_prompt_cut": is_supervised[encoding.max_length :].count(False),
+            "num_response_cut": is_supervised[encoding.max_length :].count(True),
+        }
+        if for_generation:
+            prompt = tokenize_prompt(messages[:-1], tokenizer)
+            kept_prompt = prompt
+            if encoding.max_eval_prompt_length is not None:
+                kept_prompt = _shorten(prompt, encoding.max_eval_prompt_length, encoding)
+            row |= {
+                "prompt_ids": kept_prompt,
+                "eval_length": len(kept_prompt),
+                "num_eval_prompt_cut": len(prompt) - len(kept_prompt),
+            }
+        rows.append(row)
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 

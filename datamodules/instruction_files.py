@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from datamodules.base import InstructionDataModule
+from datamodules.chat import check_messages
 from datamodules.errors import UserError
 from datamodules.records import Record
 from datamodules.sources import Source, read_rows
@@ -27,6 +28,9 @@ class Columns:
             response if not given.
         choices: Column with the list of labels to choose from, for the metrics that need one.
         task: Column with the name of a record's sub-task, for scores by sub-task.
+        messages: Instead of `prompt` and `response`: column with a dialogue, a list of
+            `{role: system|user|assistant, content: text}` that ends with the assistant's turn. It
+            needs `encoding.template: chat`.
     """
 
     prompt: str = "instruction"
@@ -34,6 +38,7 @@ class Columns:
     reference: str | None = None
     choices: str | None = None
     task: str | None = None
+    messages: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -71,6 +76,8 @@ class Instructions(InstructionDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(tokenizer, split=split, **settings)
+        if columns.messages is not None and not self.encoding.is_chat:
+            raise UserError("data.columns.messages: expected data.encoding.template: chat")
         if test is not None and test_size is not None:
             raise UserError("data.test_size: data.test is given: expected one of the two")
         self.train_sources = _as_sources(train, "data.train")
@@ -130,9 +137,14 @@ class Instructions(InstructionDataModule):
 
     def _record(self, row: Mapping[str, Any], place: str) -> Record:
         columns = self.columns
-        prompt = fill(columns.prompt, row, place)
-        response = fill(columns.response, row, place)
-        return Record(
+        messages = None
+        if columns.messages is None:
+            prompt = fill(columns.prompt, row, place)
+            response = fill(columns.response, row, place)
+        else:
+            messages = check_messages(_value(row, columns.messages, place), place)
+            prompt, response = messages[-2]["content"], messages[-1]["content"]
+        record = Record(
             prompt=prompt,
             response=response,
             task="instructions" if columns.task is None else fill(columns.task, row, place),
@@ -140,6 +152,7 @@ class Instructions(InstructionDataModule):
             choices=None if columns.choices is None else _texts(row, columns.choices, place),
             id=place,
         )
+        return record if messages is None else record | {"messages": messages}
 
     def _reference(self, row: Mapping[str, Any], response: str, place: str) -> str | list[str]:
         column = self.columns.reference
@@ -170,10 +183,14 @@ def _as_sources(given: str | list[Source], key: str) -> list[Source]:
 
 def _texts(row: Mapping[str, Any], column: str, place: str) -> list[str]:
     """Take a list of texts out of a row."""
-    if column not in row:
-        raise UserError(f"{place}: no column {column!r}: there are {', '.join(map(repr, row))}")
-    values = row[column]
+    values = _value(row, column, place)
     is_list = isinstance(values, list) and bool(values)
     if not is_list or not all(isinstance(value, str) and value for value in values):
         raise UserError(f"{place}: column {column!r} is {values!r}: expected a list of texts")
     return values
+
+
+def _value(row: Mapping[str, Any], column: str, place: str) -> Any:
+    if column not in row:
+        raise UserError(f"{place}: no column {column!r}: there are {', '.join(map(repr, row))}")
+    return row[column]

@@ -5,12 +5,19 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from sys import intern
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from datamodules.errors import UserError
 from datamodules.files import read_text, split_lines
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Message(TypedDict):
+    """One turn of a dialogue: `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
 
 
 class Record(TypedDict):
@@ -27,6 +34,7 @@ class Record(TypedDict):
     reference: str | list[str]
     choices: list[str] | None
     id: str
+    messages: NotRequired[list[Message]]
 
 
 def read_json(path: Path) -> list[Mapping[str, Any]]:

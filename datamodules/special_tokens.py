@@ -19,7 +19,13 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, encoding: Encoding) ->
     name = getattr(tokenizer, "name_or_path", "")
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer {name!r} has no eos token: generation could not end")
-    if (encoding.add_bos or encoding.bos_in_eval) and tokenizer.bos_token_id is None:
+    if encoding.is_chat:
+        if tokenizer.chat_template is None:
+            raise UserError(
+                f"encoding.template chat: the tokenizer {name!r} has no chat template: give a "
+                "template with {instruction}"
+            )
+    elif (encoding.add_bos or encoding.bos_in_eval) and tokenizer.bos_token_id is None:
         raise UserError(f"the tokenizer {name!r} has no bos token: set encoding.add_bos to false")
     if encoding.pad_token is not None:
         if encoding.pad_token not in tokenizer.get_vocab():

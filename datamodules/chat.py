@@ -1,0 +1,136 @@
+"""Dialogues in a tokenizer's own chat template, with the loss on the assistant's turns."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.errors import UserError
+from datamodules.records import Message, Record
+
+CHAT = "chat"  # the value of `encoding.template`
+_MARKS_ASSISTANT = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+def messages_of(record: Record) -> list[Message]:
+    """Give the dialogue of a record.
+
+    Args:
+        record: With `messages`, or with one prompt and one response.
+
+    Returns:
+        Its turns, the last of which is the assistant's.
+    """
+    if "messages" in record:
+        return record["messages"]
+    return [
+        {"role": "user", "content": record["prompt"]},
+        {"role": "assistant", "content": record["response"]},
+    ]
+
+
+def prompt_text(record: Record, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Give the text that the model answers in generation.
+
+    Args:
+        record: The dialogue.
+        tokenizer: The owner of the template.
+
+    Returns:
+        All turns but the last in the template, and the beginning of the assistant's turn.
+    """
+    return tokenizer.apply_chat_template(
+        messages_of(record)[:-1], add_generation_prompt=True, tokenize=False
+    )
+
+
+def tokenize_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokenize turns and the beginning of the assistant's next turn.
+
+    Args:
+        messages: The turns.
+        tokenizer: The owner of the template.
+
+    Returns:
+        Token ids, special tokens included.
+    """
+    return tokenizer.apply_chat_template(
+        list(messages), add_generation_prompt=True, return_dict=True
+    )["input_ids"]
+
+
+def tokenize_dialogue(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[bool]]:
+    """Tokenize a dialogue, and mark the assistant's tokens.
+
+    A template with `{% generation %}` marks them itself. Of others the assistant's turn is what it
+    adds to the prompt before it.
+
+    Args:
+        messages: The turns.
+        tokenizer: The owner of the template.
+
+    Returns:
+        Token ids, and for each whether the assistant wrote it.
+
+    Raises:
+        UserError: If the template renders a turn differently once later ones follow, so that the
+            assistant's tokens cannot be found.
+    """
+    if _MARKS_ASSISTANT.search(tokenizer.chat_template):
+        marked = tokenizer.apply_chat_template(
+            list(messages), return_dict=True, return_assistant_tokens_mask=True
+        )
+        return marked["input_ids"], [bool(mask) for mask in marked["assistant_masks"]]
+    ids: list[int] = tokenizer.apply_chat_template(list(messages), return_dict=True)["input_ids"]
+    mask = [False] * len(ids)
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = tokenize_prompt(messages[:index], tokenizer)
+        upto = tokenizer.apply_chat_template(list(messages[: index + 1]), return_dict=True)[
+            "input_ids"
+        ]
+        if ids[: len(upto)] != upto or upto[: len(before)] != before:
+            raise UserError(
+                "encoding.template chat: the tokenizer's chat template renders a turn differently "
+                "when others follow, and does not mark the assistant's turns: expected a template "
+                "with {% generation %} around them, or a template of your own in encoding.template"
+            )
+        mask[len(before) : len(upto)] = [True] * (len(upto) - len(before))
+    return ids, mask
+
+
+def check_messages(messages: Any, place: str) -> list[Message]:
+    """Check a dialogue that was read from a file.
+
+    Args:
+        messages: What the file has.
+        place: File and record, for messages of errors.
+
+    Returns:
+        The same, with `role` and `content` only.
+
+    Raises:
+        UserError: If it is not a list of turns with text that ends with the assistant's.
+    """
+    expected = (
+        "expected a list of objects with role (system, user or assistant) and content, both text"
+    )
+    if not isinstance(messages, list) or not messages:
+        raise UserError(f"{place}: messages: {expected}")
+    checked: list[Message] = []
+    for number, turn in enumerate(messages):
+        where = f"{place}, message {number}"
+        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
+            raise UserError(f"{where}: {expected}")
+        if turn.get("role") not in {"system", "user", "assistant"}:
+            raise UserError(f"{where}: role is {turn.get('role')!r}: {expected}")
+        if not turn["content"].strip():
+            raise UserError(f"{where}: content is empty")
+        checked.append({"role": turn["role"], "content": turn["content"]})
+    if checked[-1]["role"] != "assistant" or len(checked) < 2:
+        raise UserError(f"{place}: messages: expected the assistant's turn as the last of several")
+    return checked

@@ -1,0 +1,156 @@
+"""Chat templates: tokens and masks are those of `apply_chat_template`."""
+
+import copy
+import json
+
+import pytest
+from transformers import AutoTokenizer
+
+from datamodules import Columns, Encoding, Instructions
+from datamodules.chat import tokenize_dialogue
+from datamodules.encoding import encode
+from datamodules.special_tokens import prepare_tokenizer
+from tests.conftest import ROOT
+
+BASE = str(ROOT / "datamodules" / "miniworld" / "base")
+PLAIN = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|> ' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|> ' }}{% endif %}"
+)
+MARKED = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ '<|assistant|> ' }}"
+    "{%- generation %}{{ m['content'] + '<|end|>' }}{%- endgeneration %}"
+    "{% else %}{{ '<|' + m['role'] + '|> ' + m['content'] + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|> ' }}{% endif %}"
+)
+# As reasoning models have it: what the assistant said is another text once a turn follows.
+CHANGING = PLAIN.replace(
+    "m['content'] +", "(m['content'] if loop.last or m['role'] != 'assistant' else 'red') +"
+)
+DIALOGUE = [
+    {"role": "system", "content": "the town"},
+    {"role": "user", "content": "what is the coat ?"},
+    {"role": "assistant", "content": "the coat is red"},
+    {"role": "user", "content": "and the food ?"},
+    {"role": "assistant", "content": "the food is bread"},
+]
+TURNS = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    tokenizer.add_special_tokens({"additional_special_tokens": TURNS})
+    return tokenizer
+
+
+def with_template(tokenizer, template):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_mask_is_that_of_the_template_where_it_marks_the_assistant(tokenizer):
+    marked = with_template(tokenizer, MARKED)
+    expected = marked.apply_chat_template(
+        DIALOGUE, return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert sum(expected["assistant_masks"]) > 6
+    ids, mask = tokenize_dialogue(DIALOGUE, marked)
+    assert (ids, [int(m) for m in mask]) == (expected["input_ids"], expected["assistant_masks"])
+    # A template without marks gives the same by comparing prompts.
+    assert tokenize_dialogue(DIALOGUE, with_template(tokenizer, PLAIN)) == (ids, mask)
+
+
+def test_template_that_changes_earlier_turns_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="renders a turn differently"):
+        tokenize_dialogue(DIALOGUE, with_template(tokenizer, CHANGING))
+    # A single turn stays as it is.
+    tokenize_dialogue(DIALOGUE[:3], with_template(tokenizer, CHANGING))
+
+
+@pytest.mark.parametrize("template", [PLAIN, MARKED])
+def test_rows(tokenizer, template):
+    tokenizer = with_template(tokenizer, template)
+    record = {"prompt": "what is the coat ?", "response": "red", "id": "0"}
+    many = record | {"messages": DIALOGUE}
+    rows = encode([record, many], tokenizer, Encoding(template="chat"))
+    single = [DIALOGUE[1], {"role": "assistant", "content": "red"}]
+    for row, turns in zip(rows, (single, DIALOGUE), strict=True):
+        text = tokenizer.apply_chat_template(turns, return_dict=True)
+        assert row["input_ids"] == text["input_ids"]
+        prompt = tokenizer.apply_chat_template(
+            turns[:-1], add_generation_prompt=True, return_dict=True
+        )
+        assert row["prompt_ids"] == prompt["input_ids"]
+        supervised = [i for i, label in enumerate(row["labels"]) if label != -100]
+        assert row["num_supervised"] == len(supervised)
+        # The last turn is supervised from the end of its prompt, with the token that ends it.
+        assert supervised[-1] == row["length"] - 1
+        assert set(range(len(prompt["input_ids"]), row["length"])) <= set(supervised)
+    first = [label for label in rows[0]["labels"] if label != -100]
+    assert tokenizer.decode(first) == tokenizer.decode(tokenizer("red<|end|>")["input_ids"])
+
+
+def test_what_is_too_long_is_refused_or_cut_at_the_end(tokenizer):
+    tokenizer = with_template(tokenizer, PLAIN)
+    record = {"prompt": "", "response": "", "id": "file, record 3", "messages": DIALOGUE}
+    with pytest.raises(ValueError, match="file, record 3: the response loses"):
+        encode([record], tokenizer, Encoding(template="chat", max_length=16))
+    cut = Encoding(template="chat", max_length=16, allow_truncated_responses=True)
+    assert encode([record], tokenizer, cut)[0]["length"] == 16
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"eval_template": "{instruction}"}, {"tokenize": "joint"}, {"max_prompt_length": 3}],
+)
+def test_settings_that_a_chat_template_has_no_use_for(settings):
+    with pytest.raises(ValueError, match=r"chat template|encoding\.template chat"):
+        Encoding(template="chat", **settings)
+
+
+def test_tokenizer_without_a_chat_template():
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    with pytest.raises(ValueError, match="has no chat template"):
+        prepare_tokenizer(tokenizer, Encoding(template="chat"))
+
+
+def instructions(tmp_path, tokenizer, rows, **settings):
+    folder = tmp_path / "tokenizer"
+    tokenizer.save_pretrained(folder)
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    return Instructions(str(folder), str(tmp_path / "a.json"), **settings)
+
+
+def test_dialogues_of_a_file(tmp_path, tokenizer):
+    rows = [{"messages": DIALOGUE[: 3 + 2 * (i % 2)], "n": i} for i in range(20)]
+    chat = {"columns": Columns(messages="messages"), "encoding": Encoding(template="chat")}
+    data = instructions(tmp_path, with_template(tokenizer, PLAIN), rows, **chat)
+    data.setup("fit")
+    data.setup("test")
+    batch = next(iter(data.test_dataloader()))
+    for record in batch["records"]:
+        assert record["prompt"].endswith("<|end|><|assistant|> ")
+        assert record["reference"] in {"the coat is red", "the food is bread"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ("hello", "messages: expected a list"),
+        (DIALOGUE[:2], "the assistant's turn as the last"),
+        ([{"role": "bot", "content": "a"}], "message 0: role is 'bot'"),
+        ([{"role": "user", "content": " "}, DIALOGUE[2]], "message 0: content is empty"),
+    ],
+)
+def test_invalid_dialogues_are_named(tmp_path, tokenizer, messages, message):
+    chat = {"columns": Columns(messages="messages"), "encoding": Encoding(template="chat")}
+    data = instructions(tmp_path, with_template(tokenizer, PLAIN), [{"messages": messages}], **chat)
+    with pytest.raises(ValueError, match=f"record 0.*{message}"):
+        data.train_records()
+
+
+def test_dialogues_need_the_chat_template(tmp_path, tokenizer):
+    with pytest.raises(ValueError, match=r"data\.columns\.messages"):
+        instructions(tmp_path, tokenizer, [], columns=Columns(messages="messages"))
