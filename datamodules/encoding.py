@@ -147,7 +147,7 @@ def encode(
     if encoding.is_chat:
         columns: dict[str, list[Any]] = {"messages": [messages_of(record) for record in records]}
     else:
-        columns = {name: [r[name] for r in records] for name in ("prompt", "response")}  # type: ignore[literal-required]
+        columns = {name: [r[name] for r in records] for name in ("prompt", "response")}
     dataset = Dataset.from_dict(columns)
     small = len(records) < CACHED_FROM
     key = None if small else _cache_file(records, tokenizer, encoding, for_generation)
