@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datamodules.batching import EvalCollator, TrainCollator
 from datamodules.chat import prompt_text
-from datamodules.encoding import Encoding, encode
+from datamodules.encoding import Encoding
 from datamodules.errors import UserError
 from datamodules.files import record_digests
 from datamodules.leaks import compare_with_test, count_repeats, report_repeats
@@ -29,6 +29,7 @@ from datamodules.loading import (
 from datamodules.records import Record
 from datamodules.special_tokens import prepare_tokenizer
 from datamodules.splitting import Split, hold_out
+from datamodules.tokenization import encode
 
 
 class InstructionDataModule(LightningDataModule):

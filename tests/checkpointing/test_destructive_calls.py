@@ -146,7 +146,7 @@ ALLOWED = {
         "figure.savefig": (1, "into the file of open_atomically"),
     },
     "datamodules/files.py": {"gzip.open": (1, READS), "path.open": (1, READS)},
-    "datamodules/encoding.py": {
+    "datamodules/tokenization.py": {
         "dataset.map": (1, "the cache file is named by a SHA-256; written aside and renamed"),
         "folder.mkdir": (1, "exist_ok: makes what is missing"),
     },

@@ -8,8 +8,9 @@ import datasets
 import pytest
 from transformers import AutoTokenizer
 
-from datamodules import encoding
-from datamodules.encoding import Encoding, encode
+from datamodules import tokenization
+from datamodules.encoding import Encoding
+from datamodules.tokenization import encode
 from tests import forks
 
 NUM = 6_000
@@ -38,7 +39,7 @@ def encode_all(backbone, result, cache):
 
 def encode_until_killed(backbone, result, cache):
     """The same, killed in the fourth of six batches: the file in the cache is incomplete."""
-    complete, calls = encoding._encode_batch, []
+    complete, calls = tokenization._encode_batch, []
 
     def encode_batch(*args, **kwargs):
         calls.append(None)
@@ -46,7 +47,7 @@ def encode_until_killed(backbone, result, cache):
             os.kill(os.getpid(), signal.SIGKILL)
         return complete(*args, **kwargs)
 
-    encoding._encode_batch = encode_batch
+    tokenization._encode_batch = encode_batch
     encode_all(backbone, result, cache)
 
 
@@ -60,7 +61,7 @@ def test_two_that_start_together_and_one_that_is_killed(tiny_backbone, tmp_path,
 
     both = [(tiny_backbone, tmp_path / str(i), cache) for i in range(2)]
     assert forks.call(encode_all, *both) == [0, 0]
-    monkeypatch.setattr("datamodules.encoding.CACHED_FROM", NUM + 1)
+    monkeypatch.setattr("datamodules.tokenization.CACHED_FROM", NUM + 1)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
     plain = encode(records(), AutoTokenizer.from_pretrained(tiny_backbone), Encoding())
     expected = [plain[0]["input_ids"], plain[-1]["input_ids"], NUM]

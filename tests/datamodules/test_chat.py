@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 
 from datamodules import Columns, Encoding, Instructions
 from datamodules.chat import tokenize_dialogue
-from datamodules.encoding import encode
 from datamodules.special_tokens import prepare_tokenizer
+from datamodules.tokenization import encode
 from tests.conftest import ROOT
 
 BASE = str(ROOT / "datamodules" / "miniworld" / "base")

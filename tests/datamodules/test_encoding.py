@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.batching import EvalCollator
-from datamodules.encoding import ALPACA, Encoding, encode
+from datamodules.encoding import ALPACA, Encoding
 from datamodules.special_tokens import prepare_tokenizer
+from datamodules.tokenization import encode
 from tests.soak import more
 
 PLAIN = Encoding(template="{instruction}")
@@ -83,7 +84,7 @@ def test_round_trip(data, tokenizer):
 
 
 def test_cache_is_found_again_and_keyed_by_content(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.encoding.CACHED_FROM", 1)
+    monkeypatch.setattr("datamodules.tokenization.CACHED_FROM", 1)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     records = [record("What color", "blue"), record("What", "red")]
     first = encode(records, tokenizer, PLAIN)

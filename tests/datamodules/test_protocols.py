@@ -6,7 +6,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from datamodules.encoding import Encoding, encode
+from datamodules.encoding import Encoding
+from datamodules.tokenization import encode
 from tests.config.composition import compose
 from tests.conftest import ROOT
 from tests.soak import more
