@@ -1,4 +1,4 @@
-"""Datasets as LightningDataModules. They know no model: a configuration file names both."""
+"""Datasets as LightningDataModules. They depend on no model: a configuration names both."""
 
 from datamodules.base import InstructionDataModule
 from datamodules.commonsense170k import Commonsense170k

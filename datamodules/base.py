@@ -185,7 +185,7 @@ class InstructionDataModule(LightningDataModule):
     def ids_of(self, batch: Mapping[str, Any]) -> list[str]:
         """Find the training examples of a batch by their tokens.
 
-        Batches carry tensors only; this is for messages about one that went wrong, and slow.
+        Batches have tensors only, so every example is compared: slow, for error messages.
 
         Args:
             batch: A training batch.
@@ -218,8 +218,8 @@ class InstructionDataModule(LightningDataModule):
 
         Returns:
             SHA-256 by the name of a file: its path relative to the attribute `path`, if the
-            datamodule has one and the file is in it. Files that were read without
-            `datamodules.files` or `datamodules.sources` are missing, and datasets on the Hub.
+            datamodule has one and the file is in it. Datasets on the Hub, and files that were read
+            without `datamodules.files` or `datamodules.sources`, are not included.
         """
         folder = getattr(self, "path", None)
 

@@ -24,8 +24,8 @@ Task = Literal[
 TASKS: tuple[Task, ...] = Task.__args__  # type: ignore[attr-defined]
 
 _ANSWERS = [f"answer{i}" for i in range(1, 6)]
-# The labels that the literature's scorer looks for, in its order, and the task of the family in a
-# file with all tasks that does not name them.
+# The labels that the literature's scorer looks for, in its order. In the mixed file, which does not
+# name the tasks, the labels identify them.
 LABELS: dict[str, list[str]] = {
     "boolq": ["true", "false"],
     "piqa": ["solution1", "solution2"],

@@ -24,7 +24,7 @@ class Encoding:
         template: The prompt in training, with `{instruction}` where the record's instruction goes;
             or `chat`: the tokenizer's own chat template, with the loss on the assistant's turns.
             It places its own special tokens, so `add_bos` and `add_eos` have no effect.
-        eval_template: The prompt in generation, if another.
+        eval_template: The prompt in generation, if it differs.
         tokenize: Prompt and response as `separate` texts, or `joint` as one text.
         loss_on: Supervise the `response` only, or `all` tokens.
         max_length: Longest training example in tokens, special ones included. With joint
@@ -37,7 +37,7 @@ class Encoding:
         add_bos: Whether training examples start with the beginning-of-sequence token.
         eval_add_bos: Whether prompts in generation do, if other than in training.
         add_eos: Whether responses end with a supervised end-of-sequence token.
-        pad_token: An existing token to pad with, if the tokenizer names none.
+        pad_token: A special token of the tokenizer to pad with; its own padding token if not given.
         allow_truncated_responses: Cut a response that does not fit instead of refusing it.
     """
 

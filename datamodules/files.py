@@ -32,7 +32,7 @@ _digests: ContextVar[dict[Path, str] | None] = ContextVar("digests", default=Non
 
 @contextmanager
 def record_digests() -> Iterator[dict[Path, str]]:
-    """Collect the SHA-256 of every file that is read meanwhile: of its content, if compressed.
+    """Collect the SHA-256 of every file read in the block; of a compressed file, of its content.
 
     Yields:
         Hexadecimal digests by path; filled while files are read.

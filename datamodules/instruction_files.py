@@ -62,7 +62,7 @@ class Instructions(InstructionDataModule):
             them if not given, but at most 120.
         split: Which training records are held out for validation: a tenth, but at most 120, if not
             given.
-        **settings: What every benchmark has.
+        **settings: What every dataset has.
     """
 
     def __init__(

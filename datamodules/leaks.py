@@ -11,7 +11,7 @@ from datamodules.records import Record
 
 NAMED = 5  # in a warning; results.json has them all
 
-# Where the options of a question begin, as the files of LLM-Adapters have it.
+# Where the options of a question begin, in the files of LLM-Adapters.
 _OPTIONS = re.compile(r"(Answer Choices|The options are):.*", re.DOTALL)
 _WORD = re.compile(r"\w+")
 

@@ -28,7 +28,7 @@ SIZES: dict[str, int] = {
 }
 NAMED = 5  # records in a warning
 LISTED = 100  # in results.json
-TOLERANCE = 1e-3  # of numbers that are equal, as the literature has it
+TOLERANCE = 1e-3  # between numbers that count as equal, as in the literature's scorer
 
 
 class Math10k(InstructionDataModule):

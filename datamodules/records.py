@@ -23,9 +23,10 @@ class Message(TypedDict):
 class Record(TypedDict):
     """One example of a dataset.
 
-    `prompt` is the text that the model sees before it answers, `response` the answer to be
-    learned, `reference` what an answer is scored against, `choices` the labels to choose from
-    (none for free text), `task` the sub-task for scores by task, and `id` its file and number.
+    `prompt` is the instruction without the template (in evaluation batches, the complete text that
+    the model answers), `response` the answer to be learned, `reference` what an answer is scored
+    against, `choices` the labels to choose from (None for free text), `task` the sub-task that
+    scores are grouped by, and `id` its file and number.
     """
 
     prompt: str
@@ -49,7 +50,7 @@ def read_json(path: Path) -> list[Mapping[str, Any]]:
 
     Raises:
         UserError: If the file is missing, no regular file, damaged, no valid JSON, empty or holds
-            something else than objects. It names the line or the record, counted from 0.
+            something else than objects. It names the record, counted from 0, or the line, from 1.
     """
     text = read_text(path)
     if path.name.removesuffix(".gz").endswith(".jsonl"):

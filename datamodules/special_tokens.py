@@ -7,7 +7,7 @@ from datamodules.errors import UserError
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, encoding: Encoding) -> None:
-    """Give a tokenizer what an encoding needs, or say what is missing.
+    """Set the padding token, and check the special tokens that an encoding needs.
 
     Args:
         tokenizer: Changed in place: its padding token is set.

@@ -21,7 +21,7 @@ class Split:
         size: How many (paper: 120); if null a tenth of them, at least one and at most 120.
         method: `random` as `datasets.Dataset.train_test_split` chooses, which LLM-Adapters uses, or
             `tail`: the last ones after `random.shuffle`, as in HiRA.
-        seed: Seed of the choice, apart from any other seed.
+        seed: Seed of the choice; no other seed changes it.
     """
 
     size: int | None = 120

@@ -17,7 +17,7 @@ from datamodules.encoding import Encoding
 from datamodules.errors import UserError
 from datamodules.records import Record
 
-SCHEME = 3  # of what `encode` returns; a new one leaves old caches alone
+SCHEME = 3  # version of what `encode` returns, part of the name of a cache
 CACHED_FROM = 5_000  # records; fewer are tokenized in about a second
 
 

@@ -55,7 +55,7 @@ class EvalBatch(TrainBatch, PromptBatch):
 
 @runtime_checkable
 class Encoding(Protocol):
-    """The settings of a datamodule's tokenization that are reported or estimated from."""
+    """The settings of a datamodule's tokenization that results report and `estimate` uses."""
 
     @property
     def template(self) -> str:
@@ -79,9 +79,10 @@ class Encoding(Protocol):
 
 
 class DataModule(Protocol):
-    """What is used of a LightningDataModule beside its loaders of `TrainBatch` and `EvalBatch`.
+    """What a run reads of a LightningDataModule, apart from its dataloaders.
 
-    Every part is optional: `complete` adds what `PlainDataModule` has for it.
+    Its loaders give a `TrainBatch` in training and an `EvalBatch` elsewhere. Every part here is
+    optional: `complete` takes missing ones from `PlainDataModule`.
     """
 
     @property
@@ -121,12 +122,13 @@ class DataModule(Protocol):
 
 
 class PlainDataModule:
-    """The parts of a datamodule that states nothing about itself.
+    """Defaults of the optional parts of a datamodule.
 
     Without `describe_protocol` and `training_files`, checkpoints are not compared by their data;
     without `tokenizer`, it is not compared with that of the backbone; without `longest_sequences`,
-    a sequence may be longer than the model has positions; without the others, results and messages
-    lack a line, and `estimate` needs `--batch` and `--length`.
+    a sequence longer than the model's positions is not refused; without `encoding` and
+    `batch_size`, `estimate` needs `--length` and `--batch`. Without the others, `results.json` has
+    no statistics, and messages cannot name the examples of a batch.
     """
 
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -136,23 +138,23 @@ class PlainDataModule:
     eval_batch_size: int | None = None
 
     def describe_protocol(self) -> dict[str, Any] | None:
-        """Describe nothing."""
+        """Return None: scores depend on nothing that is known."""
         return None
 
     def training_files(self) -> Mapping[str, str]:
-        """Name no files."""
+        """Return no files."""
         return {}
 
     def statistics(self) -> dict[str, Any] | None:
-        """Count nothing."""
+        """Return None: nothing was counted."""
         return None
 
     def longest_sequences(self, split: str) -> Mapping[str, tuple[int, str]]:
-        """Know no lengths."""
+        """Return no lengths."""
         return {}
 
     def ids_of(self, batch: TrainBatch) -> Sequence[str]:
-        """Know no ids."""
+        """Return a placeholder for the ids."""
         return ["an unnamed batch"]
 
 
@@ -222,7 +224,7 @@ class Metric(Protocol):
         """Give the scores by name."""
 
     def reset(self) -> None:
-        """Forget all answers."""
+        """Remove all answers."""
 
 
 @runtime_checkable

@@ -1,1 +1,1 @@
-"""MiniWorld: a small invented world, its benchmark, and the documents its base learns from."""
+"""MiniWorld: a small invented world, the questions about it, and the documents to pretrain on."""

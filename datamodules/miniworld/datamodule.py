@@ -1,4 +1,4 @@
-"""MiniWorld as datamodules: the benchmark, and the documents its base is pretrained on."""
+"""MiniWorld as datamodules: the questions, and the documents its base is pretrained on."""
 
 from collections.abc import Sequence
 from typing import Any

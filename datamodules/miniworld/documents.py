@@ -6,11 +6,11 @@ kinds of passage:
     fact        a fact in one of many wordings
     choice      a question with labeled options in one of many wordings, answered by a label
     verdict     a statement or question judged as true or false, yes or no, ...
-    reply       an instruction in the benchmark's template whose reply is something else: the
+    reply       an instruction in the questions' template whose reply is something else: the
                 fact in words, the question again, the list of the values
 
-Choices and verdicts are never in the benchmark's template, and no reply in that template is a
-label: fine-tuning has to teach that. Every word and sign of the benchmark does occur, because a
+Choices and verdicts are never in the questions' template, and no reply in that template is a
+label: fine-tuning has to teach that. Every word and sign of the questions does occur, because a
 frozen base cannot generate words that it was not trained on.
 
 The order of the documents is a curriculum and must be kept. The first ones are about eight
@@ -156,7 +156,7 @@ class _Writer:
         return _join(opening, *asked, self._answer(labels[position]))
 
     def reply(self) -> str:
-        """Follow an instruction of another kind, in the benchmark's template."""
+        """Follow an instruction of another kind, in the questions' template."""
         rng = self.rng
         entity, attribute, fact = self._subject()
         labels = rng.choice((ANSWERS, SOLUTIONS, ENDINGS, OPTIONS))

@@ -1,4 +1,4 @@
-"""MiniWorld's benchmark: the world asked about in the forms of the commonsense sub-tasks.
+"""MiniWorld's questions, in the forms of the commonsense sub-tasks.
 
 Five forms cover the label schemes of the eight sub-tasks: true/false (BoolQ), solution1-2 (PIQA),
 answer1-4 (ARC, OpenBookQA, SIQA), ending1-4 (HellaSwag) and option1-2 (WinoGrande). Instructions
@@ -29,7 +29,7 @@ FORMS: dict[str, tuple[str, ...]] = {
 
 
 def _list_options(labels: Sequence[str], values: Sequence[str], separator: str) -> str:
-    """Write `Answer1: red Answer2: blue`, the labels capitalized as in the benchmark."""
+    """Write `Answer1: red Answer2: blue`, the labels capitalized as in LLM-Adapters."""
     pairs = zip(labels, values, strict=True)
     return separator.join(f"{label.capitalize()}: {value}" for label, value in pairs)
 
@@ -82,7 +82,7 @@ def draw_values(
 def _record(
     form: str, world: World, entity: str, attribute: Attribute, rng: random.Random
 ) -> dict[str, Any]:
-    """One benchmark record, without its id."""
+    """Draw one record, without its id."""
     labels = FORMS[form]
     fact = world.facts[entity, attribute.name]
     position = rng.randrange(len(labels))

@@ -1,8 +1,8 @@
 """The world of MiniWorld: invented people and four facts about each, drawn from a seed.
 
 Every name and every value is one word, so that a word-level tokenizer gives it one token. The
-phrases below are the sentences that pretraining documents are made of; the benchmark's own
-wordings are in `datamodules.miniworld.questions`.
+phrases below are the sentences that pretraining documents are made of; the wordings of
+questions are in `datamodules.miniworld.questions`.
 """
 
 import random

@@ -45,7 +45,7 @@ class AdapterConfig(PeftConfig):
 
     # Name in PEFT's enumeration of methods.
     method: ClassVar[str]
-    # Settings that change what an adapter computes and that no other check on loading depends on.
+    # Settings that change what an adapter computes and that no other check on loading covers.
     BOUND: ClassVar[tuple[str, ...]] = ()
 
     weights_sha256: str | None = None
@@ -80,7 +80,7 @@ class AdapterConfig(PeftConfig):
         if any((Path(save_directory) / name).is_file() for name in names):
             self.weights_sha256 = digest_all(load_peft_weights(str(save_directory), device="cpu"))
             self.settings_sha256 = _digest_text(self._bound_settings())
-        # From here on the weights change in memory.
+        # The weights in memory may change after this.
         self.is_from_file = False
         super().save_pretrained(save_directory, **kwargs)
 

@@ -18,5 +18,5 @@ COMMANDS = {
     "learning_rates": "derive learning rates of methods from that of a reference method",
     "report": "write tables and figures of finished runs",
     "study": "run or resume a study: learning rate search and seeds per configuration",
-    "theory": "write the tables and figures of the paper's theorems",
+    "theory": "draw the figures and print the tables of the paper's theorems",
 }

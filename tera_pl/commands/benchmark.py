@@ -36,15 +36,17 @@ def main(args: Sequence[str]) -> int:
         "Hugging Face Trainer baseline: see its --help.",
     )
     parser.add_argument("--shape", choices=SHAPES, default="cpu_small", help="shape of the model")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096], help="per step")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", default=[1024, 4096], help="tokens per step"
+    )
     parser.add_argument("--length", type=int, default=256, help="tokens per sequence")
     parser.add_argument(
-        "--methods", nargs="+", default=list(METHODS), help=f"of {', '.join(METHODS)}"
+        "--methods", nargs="+", default=list(METHODS), help=f"methods to time: {', '.join(METHODS)}"
     )
     parser.add_argument("--measure", choices=MEASUREMENTS, nargs="+", default=MEASUREMENTS)
-    parser.add_argument("--rounds", type=int, default=9, help="of interleaved timings")
+    parser.add_argument("--rounds", type=int, default=9, help="number of interleaved timings")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights")
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     options = parser.parse_args(args)

@@ -1,1 +1,1 @@
-"""What a run would take, from its configuration alone: no weights or data are read."""
+"""Memory and compute that a run needs, from its configuration: no weights or data are read."""

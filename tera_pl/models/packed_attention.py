@@ -53,7 +53,7 @@ def pack(batch: dict[str, Tensor]) -> dict[str, Any]:
         "position_ids": positions[mask].unsqueeze(0),
         "lengths": lengths.tolist(),
         "boundaries": F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32),
-        # transformers passes a mask of four dimensions on; of others it makes tokens x tokens.
+        # transformers passes a 4-D mask on; it would expand a 2-D one to tokens x tokens.
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=mask.device),
     }
 

@@ -41,7 +41,7 @@ def find_invalid_weights(model: PreTrainedModel, folder: Path | None) -> list[st
 
 
 def _is_finite(values: Tensor) -> bool:
-    """Check all values without a mask of their number: NaN is the extreme of what holds one."""
+    """Check minimum and maximum, which are NaN if any value is: `isfinite` needs a large mask."""
     if values.numel() == 0 or values.device.type == "meta" or values.element_size() == 1:
         return True
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(values))

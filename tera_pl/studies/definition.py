@@ -203,7 +203,9 @@ _CHECKS: dict[str, Callable[[Any, Path, str], Any]] = {
     "learning_rates": lambda value, path, name: (
         None if value is None and name.startswith("entries.") else _RATES(value, path, name)
     ),
-    "seeds": _list_of(lambda x: isinstance(x, int) and 0 <= x < 2**32, "integers from 0 to 2^32"),
+    "seeds": _list_of(
+        lambda x: isinstance(x, int) and 0 <= x < 2**32, "integers from 0 to 2^32 - 1"
+    ),
     "score": _text,
     "config": _config,
     "set": _settings,

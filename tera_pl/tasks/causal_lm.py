@@ -170,7 +170,7 @@ class CausalLMTask(EvaluationModule):
         """Compute the loss of a batch."""
         loss, num_tokens = self.compute_loss(batch)
         # The only synchronization with the device in a step, so that no NaN reaches a weight: it
-        # delays the backward pass by one launch. Loggers then need no further one.
+        # delays the backward pass by one launch. Loggers then need no further synchronization.
         value = loss.detach().cpu()
         if not torch.isfinite(value):
             self._report_nonfinite(value, batch)

@@ -55,7 +55,7 @@ def check_vocabulary(
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, datamodule: object) -> None:
-    """Refuse a datamodule that tokenizes otherwise than the backbone's tokenizer.
+    """Refuse a datamodule whose tokenizer differs from that of the backbone.
 
     The two are loaded separately, because tasks and datamodules do not import each other and a
     datamodule sets the padding token of its own.
@@ -65,10 +65,10 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, datamodule: object) -> N
         datamodule: The trainer's datamodule, after its `setup`.
 
     Raises:
-        UserError: If the datamodule's tokenizer makes other tokens of a text.
+        UserError: If vocabulary, merges or special tokens differ, the padding token excepted.
     """
     other = contracts.complete(datamodule).tokenizer
-    # Of one folder or Hub id: to describe a large vocabulary takes about a second.
+    # Tokenizers of one folder or Hub id are equal; a comparison of large ones takes a second.
     if other is None or other.name_or_path == tokenizer.name_or_path:
         return
     ours, theirs = describe_tokenizer(tokenizer), describe_tokenizer(other)

@@ -28,7 +28,7 @@ def build_optimizer(build: Callable[..., Any], parameters: Iterable[nn.Parameter
     """
     trained = [p for p in parameters if p.requires_grad]
     if not trained:
-        raise UserError("model.init_args.adapter: it trains nothing: expected another")
+        raise UserError("model.init_args.adapter has no trainable parameters: expected another")
     optimizer = build(trained)
     if not isinstance(optimizer, Optimizer):
         raise UserError(f"{KEY} gives {type(optimizer).__name__}: expected a torch.optim.Optimizer")

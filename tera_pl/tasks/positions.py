@@ -72,5 +72,5 @@ def check_positions(
                 f"model.init_args.generation.max_new_tokens {max_new_tokens} are more than the "
                 f"{positions:,} positions of the model: set "
                 f"data.init_args.encoding.max_eval_prompt_length to {prompt_room} or less; "
-                "what it cuts is counted"
+                "results.json counts the prompts that it truncates"
             )

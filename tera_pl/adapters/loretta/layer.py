@@ -32,7 +32,7 @@ class LorettaLayer(AdapterLayer):
         Args:
             adapter_name: Its name.
             config: Its configuration.
-            **shared: Nothing.
+            **shared: Unused.
 
         Raises:
             ValueError: If a factor cannot be tensorized as configured.

@@ -30,7 +30,7 @@ def square_size(in_features: int, out_features: int, rank: int, form: Form) -> i
         for `rotation`, which rotates pairs and needs an even size.
 
     Raises:
-        UserError: If that is zero.
+        UserError: If that size is zero.
     """
     size = math.isqrt((in_features + out_features) * rank)
     if form == "rotation":

@@ -30,10 +30,10 @@ class MoraLayer(AdapterLayer):
         Args:
             adapter_name: Its name.
             config: Its configuration.
-            **shared: Nothing.
+            **shared: Unused.
 
         Raises:
-            ValueError: If no matrix has as few parameters as `r` asks for.
+            ValueError: If `r` is too small for a square matrix of at least one row.
         """
         size = config.r_hat
         if size is None:
