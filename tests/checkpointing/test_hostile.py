@@ -120,8 +120,8 @@ NAMED = {
     "progress": (lambda c: c["loops"]["fit_loop"].pop("epoch_progress"), "lacks 'epoch_progress'"),
     "callbacks": (lambda c: c.pop("callbacks"), "callbacks is missing"),
     "callback": (lambda c: c["callbacks"].pop("ResultsWriter"), "no state of ResultsWriter"),
-    "optimizer": (lambda c: c.pop("optimizer_states"), "optimizer_states is not"),
-    "schedule": (lambda c: c.update(lr_schedulers=[]), "lr_schedulers is not"),
+    "optimizer": (lambda c: c.pop("optimizer_states"), "optimizer_states does not hold one state"),
+    "schedule": (lambda c: c.update(lr_schedulers=[]), "lr_schedulers does not hold one state"),
 }
 
 
