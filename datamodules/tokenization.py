@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -65,6 +66,8 @@ def encode(
                 "for_generation": for_generation,
             },
             cache_file_name=key,
+            # Else `datasets` hashes the tokenizer in each call: 0.25 s with the vocabulary of Llama-3.
+            new_fingerprint=uuid.uuid4().hex,
             load_from_cache_file=True,
             desc="tokenizing",
         )
