@@ -8,7 +8,7 @@ from typing import Any, Literal
 from datamodules.base import InstructionDataModule
 from datamodules.errors import UserError
 from datamodules.files import find_file
-from datamodules.instructions import check_size, get_instruction, make_id
+from datamodules.llm_adapters import check_size, get_instruction, make_id
 from datamodules.records import Record, get_text, read_json
 
 Task = Literal[

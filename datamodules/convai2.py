@@ -8,7 +8,7 @@ from typing import Any
 from datamodules.base import InstructionDataModule
 from datamodules.errors import UserError
 from datamodules.files import find_file, read_text, split_lines
-from datamodules.instructions import make_id
+from datamodules.llm_adapters import make_id
 from datamodules.records import Record, get_text, read_json
 
 INSTRUCTION = (

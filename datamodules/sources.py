@@ -1,6 +1,7 @@
 """Rows from where users keep their data: files, saved folders, datasets on the Hub."""
 
 import csv
+import io
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -104,8 +105,9 @@ def _numbered(
 
 def _read_table(path: Path, delimiter: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Read a table whose first line names the columns; every value is text, as it stands."""
-    lines = read_text(path).splitlines(keepends=True)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    # Not `str.splitlines`, which splits at more characters than line feed and carriage return.
+    text = io.StringIO(read_text(path), newline="")
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
     columns: list[str] | None = None
     try:
         for row in reader:

@@ -53,7 +53,8 @@ def encode(
     else:
         columns = {name: [r[name] for r in records] for name in ("prompt", "response")}
     dataset = Dataset.from_dict(columns)
-    small = len(records) < CACHED_FROM
+    # A tokenizer in Python has no state that could name a cache.
+    small = len(records) < CACHED_FROM or not hasattr(tokenizer, "backend_tokenizer")
     key = None if small else _cache_file(records, tokenizer, encoding, for_generation)
     with _no_progress_bar() if small else nullcontext():
         encoded = dataset.map(

@@ -22,7 +22,7 @@ from tests.soak import SOAK
 
 pytestmark = pytest.mark.slow
 
-KILLS = {**dict.fromkeys(METHODS, 3), "tera": 20} if SOAK else {"tera": 3}
+KILLS = {**dict.fromkeys(METHODS, 3), "tera": 20} if SOAK else {"tera": 2}
 CASES = [(name, kill) for name, kills in KILLS.items() for kill in range(kills)]
 DROPOUT = {"tera": "dropout", "lora": "lora_dropout", "loretta": "dropout", "vera": "vera_dropout"}
 

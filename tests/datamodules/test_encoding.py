@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import datasets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import ByT5Tokenizer
 
 from datamodules.batching import EvalCollator
 from datamodules.encoding import ALPACA, Encoding
@@ -179,3 +181,13 @@ def test_missing_special_tokens_are_told(tokenizer):
         prepare_tokenizer(copy, dataclasses.replace(no_bos, pad_token="<nope>"))
     prepare_tokenizer(copy, dataclasses.replace(no_bos, pad_token="<pad>"))
     assert copy.pad_token_id == tokenizer.pad_token_id
+
+
+def test_tokenizers_in_python_are_not_cached(monkeypatch, tmp_path):
+    monkeypatch.setattr("datamodules.tokenization.CACHED_FROM", 1)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    tokenizer = ByT5Tokenizer()
+    record = {"prompt": "a", "response": "b", "id": "0"}
+    row = encode([record], tokenizer, Encoding(template="{instruction}", add_bos=False))[0]
+    assert tokenizer.decode(row["input_ids"]) == "ab</s>"
+    assert not list(tmp_path.iterdir())

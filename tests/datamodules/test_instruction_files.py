@@ -137,6 +137,14 @@ def test_invalid_tables(tmp_path, text, message):
         Instructions(BASE, str(path), columns=Columns("a", "b")).train_records()
 
 
+def test_lines_of_a_table_end_at_line_feeds_alone(tmp_path):
+    path = tmp_path / "a.csv"
+    values = ["one\u2028two", "three\x85four", "five\x0csix", "seven"]
+    path.write_text("q\n" + "\n".join(values) + "\n", encoding="utf-8")
+    data = Instructions(BASE, str(path), test=str(path), columns=Columns("q", "q"))
+    assert [record["prompt"] for record in data.train_records()] == values
+
+
 def test_table_values_stay_text(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('q,r\r\n007,1.50\r\n"two\nlines, and ""more""",NA\r\n')
