@@ -67,7 +67,7 @@ def encode(
                 "for_generation": for_generation,
             },
             cache_file_name=key,
-            # Else `datasets` hashes the tokenizer in each call: 0.25 s with the vocabulary of Llama-3.
+            # Else `datasets` hashes the tokenizer in each call: 0.25 s for that of Llama-3.
             new_fingerprint=uuid.uuid4().hex,
             load_from_cache_file=True,
             desc="tokenizing",
