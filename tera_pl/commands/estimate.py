@@ -1,4 +1,4 @@
-"""Command `estimate`: predict what a run takes, from its configuration alone."""
+"""Subcommand `estimate`: predict what a run takes, from its configuration alone."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Command `export`: write a checkpoint for other programs."""
+"""Subcommand `export`: write a checkpoint for other programs."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Command `learning_rates`: derive learning rates from that of a reference method."""
+"""Subcommand `learning_rates`: derive learning rates from that of a reference method."""
 
 import sys
 from collections.abc import Sequence
