@@ -1,6 +1,7 @@
 """What every dataset shares: splits, tokenization, loaders."""
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datamodules.batching import EvalCollator, TrainCollator
-from datamodules.chat import prompt_text
+from datamodules.chat import chat_template, prompt_text
 from datamodules.encoding import Encoding
 from datamodules.errors import UserError
 from datamodules.files import record_digests
@@ -211,6 +212,7 @@ class InstructionDataModule(LightningDataModule):
             "split": asdict(self.held_out),
             # Dropping changes what is trained on and which records are held out.
             **({"leaks": "drop"} if self.leaks == "drop" else {}),
+            **self._describe_chat(),
         }
 
     def training_files(self) -> dict[str, str]:
@@ -229,6 +231,13 @@ class InstructionDataModule(LightningDataModule):
             return path.as_posix()
 
         return {name(path): digest for path, digest in self._training_files.items()}
+
+    def _describe_chat(self) -> dict[str, str]:
+        """Identify the chat template, which belongs to the tokenizer, after `setup`."""
+        if not (self.encoding.is_chat and hasattr(self, "tokenizer")):
+            return {}
+        template = chat_template(self.tokenizer)
+        return {"chat_template": hashlib.sha256(template.encode()).hexdigest()}
 
     def _training_data(self) -> list[Record]:
         with record_digests() as self._training_files:
@@ -278,7 +287,7 @@ class InstructionDataModule(LightningDataModule):
         return TokenBudgetSampler(lengths, tokens, torch.initial_seed(), shuffle=self.shuffle)
 
     def _eval_loader(self, name: str) -> DataLoader:
-        rows = _WithRecords(self._encoded[name], self._records[name], self._prompt_text)
+        rows = _WithRecords(self._encoded[name], self._records[name], self.encoding, self.tokenizer)
         return DataLoader(
             rows,
             batch_size=self.eval_batch_size,
@@ -287,12 +296,6 @@ class InstructionDataModule(LightningDataModule):
             ),
             **self._loader_settings(EvalCollator),
         )
-
-    def _prompt_text(self, record: Record) -> str:
-        """Give the text that the model answers."""
-        if self.encoding.is_chat:
-            return prompt_text(record, self.tokenizer)
-        return self.encoding.eval_prompt(record["prompt"])
 
     def _loader_settings(self, collator: type[TrainCollator]) -> dict[str, Any]:
         return {
@@ -307,16 +310,24 @@ class _WithRecords(torch.utils.data.Dataset):
     """Tokenized rows, each with its record, whose prompt is the text that the model sees."""
 
     def __init__(
-        self, encoded: Dataset, records: Sequence[Record], prompt_text: Callable[[Record], str]
+        self,
+        encoded: Dataset,
+        records: Sequence[Record],
+        encoding: Encoding,
+        tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         self.encoded = encoded
         self.records = records
-        self.prompt_text = prompt_text
+        self.encoding = encoding
+        self.tokenizer = tokenizer
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
-        prompt = self.prompt_text(record)
+        if self.encoding.is_chat:
+            prompt = prompt_text(record, self.tokenizer)
+        else:
+            prompt = self.encoding.eval_prompt(record["prompt"])
         return self.encoded[index] | {"record": Record(**{**record, "prompt": prompt})}

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -10,6 +11,9 @@ from datamodules.errors import UserError
 from datamodules.records import Message, Record
 
 CHAT = "chat"  # the value of `encoding.template`
+# What templates get instead of today's date: the one that Llama 3.1 has where there is no clock.
+DATE = date(2024, 7, 26)
+_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _MARKS_ASSISTANT = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -30,6 +34,32 @@ def messages_of(record: Record) -> list[Message]:
     ]
 
 
+def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Give the template that dialogues are put into.
+
+    Args:
+        tokenizer: The owner of the template.
+
+    Returns:
+        Its template, of several the default one, with a fixed date in place of today's: the same
+        data has the same tokens on every day.
+
+    Raises:
+        UserError: If none of several is the default, or the date cannot be fixed.
+    """
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError as error:
+        raise UserError(f"encoding.template chat: {' '.join(str(error).split())}") from None
+    fixed = _TODAY.sub(lambda call: repr(DATE.strftime(call[2])), template)
+    if "strftime_now(" in fixed:
+        raise UserError(
+            "encoding.template chat: the tokenizer's chat template writes today's date in a format "
+            "that is not a plain text: expected a template whose tokens do not depend on the day"
+        )
+    return fixed
+
+
 def prompt_text(record: Record, tokenizer: PreTrainedTokenizerBase) -> str:
     """Give the text that the model answers in generation.
 
@@ -40,9 +70,7 @@ def prompt_text(record: Record, tokenizer: PreTrainedTokenizerBase) -> str:
     Returns:
         All turns but the last in the template, and the beginning of the assistant's turn.
     """
-    return tokenizer.apply_chat_template(
-        messages_of(record)[:-1], add_generation_prompt=True, tokenize=False
-    )
+    return _apply(tokenizer, messages_of(record)[:-1], add_generation_prompt=True, tokenize=False)
 
 
 def tokenize_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -55,9 +83,7 @@ def tokenize_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerB
     Returns:
         Token ids, special tokens included.
     """
-    return tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=True, return_dict=True
-    )["input_ids"]
+    return _apply(tokenizer, messages, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
 def tokenize_dialogue(
@@ -79,20 +105,16 @@ def tokenize_dialogue(
         UserError: If the template renders a turn differently once later ones follow, so that the
             assistant's tokens cannot be found.
     """
-    if _MARKS_ASSISTANT.search(tokenizer.chat_template):
-        marked = tokenizer.apply_chat_template(
-            list(messages), return_dict=True, return_assistant_tokens_mask=True
-        )
+    if _MARKS_ASSISTANT.search(chat_template(tokenizer)):
+        marked = _apply(tokenizer, messages, return_dict=True, return_assistant_tokens_mask=True)
         return marked["input_ids"], [bool(mask) for mask in marked["assistant_masks"]]
-    ids: list[int] = tokenizer.apply_chat_template(list(messages), return_dict=True)["input_ids"]
+    ids: list[int] = _apply(tokenizer, messages, return_dict=True)["input_ids"]
     mask = [False] * len(ids)
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         before = tokenize_prompt(messages[:index], tokenizer)
-        upto = tokenizer.apply_chat_template(list(messages[: index + 1]), return_dict=True)[
-            "input_ids"
-        ]
+        upto = _apply(tokenizer, messages[: index + 1], return_dict=True)["input_ids"]
         if ids[: len(upto)] != upto or upto[: len(before)] != before:
             raise UserError(
                 "encoding.template chat: the tokenizer's chat template renders a turn differently "
@@ -101,6 +123,12 @@ def tokenize_dialogue(
             )
         mask[len(before) : len(upto)] = [True] * (len(upto) - len(before))
     return ids, mask
+
+
+def _apply(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **settings: Any) -> Any:
+    return tokenizer.apply_chat_template(
+        list(messages), chat_template=chat_template(tokenizer), **settings
+    )
 
 
 def check_messages(messages: Any, place: str) -> list[Message]:

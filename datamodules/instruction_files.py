@@ -130,7 +130,8 @@ class Instructions(InstructionDataModule):
             before = len(records)
             for place, row in read_rows(source, split):
                 records.append(self._record(row, place))
-                self._weights[place] = source.weight
+                if split == "train":  # test data may have the same places
+                    self._weights[place] = source.weight
             if len(records) == before:
                 raise UserError(f"{source.path} holds no records")
         return records
@@ -143,7 +144,9 @@ class Instructions(InstructionDataModule):
             response = fill(columns.response, row, place)
         else:
             messages = check_messages(_value(row, columns.messages, place), place)
-            prompt, response = messages[-2]["content"], messages[-1]["content"]
+            # All turns: many dialogues end with the same question.
+            prompt = "\n".join(turn["content"] for turn in messages[:-1])
+            response = messages[-1]["content"]
         record = Record(
             prompt=prompt,
             response=response,

@@ -2,6 +2,7 @@
 
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.chat import chat_template
 from datamodules.encoding import Encoding
 from datamodules.errors import UserError
 
@@ -25,6 +26,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, encoding: Encoding) ->
                 f"encoding.template chat: the tokenizer {name!r} has no chat template: give a "
                 "template with {instruction}"
             )
+        chat_template(tokenizer)
     elif (encoding.add_bos or encoding.bos_in_eval) and tokenizer.bos_token_id is None:
         raise UserError(f"the tokenizer {name!r} has no bos token: set encoding.add_bos to false")
     if encoding.pad_token is not None:

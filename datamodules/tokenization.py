@@ -13,7 +13,7 @@ import datasets
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.chat import messages_of, tokenize_dialogue, tokenize_prompt
+from datamodules.chat import chat_template, messages_of, tokenize_dialogue, tokenize_prompt
 from datamodules.encoding import Encoding
 from datamodules.errors import UserError
 from datamodules.records import Record
@@ -121,11 +121,15 @@ def _cache_file(
     key.update(json.dumps(state, sort_keys=True).encode())
     key.update(f"{tokenizer.bos_token_id} {tokenizer.eos_token_id}".encode())
     if encoding.is_chat:
-        key.update(json.dumps(tokenizer.chat_template).encode())
+        key.update(chat_template(tokenizer).encode())
     for record in records:
-        turns = messages_of(record) if encoding.is_chat else []
-        texts = [text for turn in turns for text in (turn["role"], turn["content"])]
-        for text in map(str.encode, texts or (record["prompt"], record["response"])):
+        texts = [record["prompt"], record["response"]]
+        if encoding.is_chat:
+            turns = messages_of(record)
+            texts = [text for turn in turns for text in (turn["role"], turn["content"])]
+            # The next dialogue could continue this one.
+            texts.insert(0, str(len(turns)))
+        for text in map(str.encode, texts):
             # With its length before it, no two lists of texts give the same bytes.
             key.update(b"%d " % len(text) + text)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "tera_pl"

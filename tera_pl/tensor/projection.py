@@ -11,6 +11,9 @@ from torch.amp.autocast_mode import is_autocast_available
 from tera_pl.private_api.torch import inplace_version
 from tera_pl.tensor.network import Matrices, TensorNetwork, kron_matmul, transposed
 
+_Mode = tuple[int, bool, bool, bool]
+_Entries = list[tuple[_Mode, Matrices, Tensor]]
+
 
 class SharedProjections:
     """Projections of one input at a time, computed once for all layers that read it.
@@ -19,12 +22,12 @@ class SharedProjections:
     value projections read the same input through the same in factors. A projection is found for
     the same input object, unchanged in place (unless past autograd, by `x.data`), in the same
     autograd mode. It is dropped with its input, or as soon as another input is projected. Copies
-    and pickles start empty.
+    and pickles start empty. Threads may share an instance.
     """
 
     def __init__(self) -> None:
-        self._input: weakref.ref[Tensor] | None = None
-        self._entries: list[tuple[tuple[int, bool, bool, bool], Matrices, Tensor]] = []
+        # Input and projections are one attribute, so that a thread never sees those of another.
+        self._current: tuple[weakref.ref[Tensor], _Entries] | None = None
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(self), ()
@@ -39,10 +42,11 @@ class SharedProjections:
         Returns:
             `x M^T` of shape `(T, prod R_in)`, or null.
         """
-        if not self._is_current(inputs):
+        entries = self._entries_of(inputs)
+        if not entries:
             return None
         mode = _autograd_mode(inputs)
-        for known, matrices, projection in self._entries:
+        for known, matrices, projection in entries:
             if known == mode and _are_same(matrices, network.in_factors):
                 return projection
         return None
@@ -58,18 +62,21 @@ class SharedProjections:
         # An inference tensor has no version; a leaf would be kept alive by its projection's graph.
         if inputs.is_inference() or (inputs.is_leaf and inputs.requires_grad):
             return
-        if not self._is_current(inputs):
-            entries = self._entries = []
-            self._input = weakref.ref(inputs, lambda _: entries.clear())
+        entries = self._entries_of(inputs)
+        if entries is None:
+            fresh: _Entries = []
+            self._current = weakref.ref(inputs, lambda _: fresh.clear()), fresh
+            entries = fresh
         mode = _autograd_mode(inputs)
-        self._entries[:] = [entry for entry in self._entries if entry[0][0] == mode[0]]
-        self._entries.append((mode, network.in_factors, projection))
+        entries[:] = [entry for entry in entries if entry[0][0] == mode[0]]
+        entries.append((mode, network.in_factors, projection))
 
-    def _is_current(self, inputs: Tensor) -> bool:
-        return self._input is not None and self._input() is inputs
+    def _entries_of(self, inputs: Tensor) -> _Entries | None:
+        current = self._current
+        return None if current is None or current[0]() is not inputs else current[1]
 
 
-def _autograd_mode(inputs: Tensor) -> tuple[int, bool, bool, bool]:
+def _autograd_mode(inputs: Tensor) -> _Mode:
     # A CUDA graph that is being captured must not use what was computed before it.
     capturing = inputs.is_cuda and torch.cuda.is_current_stream_capturing()
     return inplace_version(inputs), inputs.requires_grad, torch.is_grad_enabled(), capturing

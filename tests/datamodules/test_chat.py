@@ -1,13 +1,17 @@
 """Chat templates: tokens and masks are those of `apply_chat_template`."""
 
 import copy
+import datetime
 import json
 
+import datasets
 import pytest
 from transformers import AutoTokenizer
+from transformers.utils import chat_template_utils
 
-from datamodules import Columns, Encoding, Instructions
-from datamodules.chat import tokenize_dialogue
+from datamodules import Columns, Encoding, Instructions, tokenization
+from datamodules.chat import prompt_text, tokenize_dialogue
+from datamodules.leaks import find_leaks
 from datamodules.special_tokens import prepare_tokenizer
 from datamodules.tokenization import encode
 from tests.conftest import ROOT
@@ -67,6 +71,40 @@ def test_template_that_changes_earlier_turns_is_refused(tokenizer):
         tokenize_dialogue(DIALOGUE, with_template(tokenizer, CHANGING))
     # A single turn stays as it is.
     tokenize_dialogue(DIALOGUE[:3], with_template(tokenizer, CHANGING))
+
+
+def test_the_default_of_several_templates_is_used(tokenizer):
+    several = with_template(tokenizer, {"default": PLAIN, "tool_use": CHANGING})
+    plain = with_template(tokenizer, PLAIN)
+    assert tokenize_dialogue(DIALOGUE, several) == tokenize_dialogue(DIALOGUE, plain)
+    with pytest.raises(ValueError, match=r"encoding\.template chat: .*no default"):
+        prepare_tokenizer(
+            with_template(tokenizer, {"rag": PLAIN, "tool_use": PLAIN}), Encoding(template="chat")
+        )
+
+
+def test_texts_do_not_depend_on_the_day(tokenizer, monkeypatch):
+    class Later(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2031, 1, 2)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Later)
+    dated = with_template(tokenizer, "{{ strftime_now('%d %b %Y') }}" + PLAIN)
+    assert prompt_text({"messages": DIALOGUE}, dated).startswith("26 Jul 2024<|system|>")
+    unclear = with_template(tokenizer, "{% set f = '%Y' %}{{ strftime_now(f) }}" + PLAIN)
+    with pytest.raises(ValueError, match="today's date"):
+        prepare_tokenizer(unclear, Encoding(template="chat"))
+
+
+def test_caches_of_dialogues_that_differ_in_where_they_end(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    plain, chat = with_template(tokenizer, PLAIN), Encoding(template="chat")
+    once = {"prompt": "", "response": "", "messages": DIALOGUE[1:3]}
+    twice = once | {"messages": DIALOGUE[1:3] * 2}
+    lists = ([once, twice], [twice, once], [once, once, once])
+    names = {tokenization._cache_file(records, plain, chat, True) for records in lists}
+    assert len(names) == 3
 
 
 @pytest.mark.parametrize("template", [PLAIN, MARKED])
@@ -133,6 +171,27 @@ def test_dialogues_of_a_file(tmp_path, tokenizer):
     for record in batch["records"]:
         assert record["prompt"].endswith("<|end|><|assistant|> ")
         assert record["reference"] in {"the coat is red", "the food is bread"}
+
+
+def test_dialogues_are_the_same_if_all_their_turns_are(tmp_path, tokenizer):
+    other = [{"role": "user", "content": "what is the food ?"}, *DIALOGUE[2:]]
+    rows = [{"messages": turns} for turns in (DIALOGUE[1:], other)]
+    chat = {"columns": Columns(messages="messages"), "encoding": Encoding(template="chat")}
+    data = instructions(tmp_path, with_template(tokenizer, PLAIN), rows, **chat)
+    first, second = data.train_records()
+    assert not find_leaks([first], [second])
+    assert find_leaks([first], [first])
+
+
+def test_the_protocol_names_the_chat_template(tmp_path, tokenizer):
+    found = []
+    for name, template in (("a", PLAIN), ("b", MARKED), ("c", PLAIN)):
+        rows = [{"instruction": f"say {i}", "output": "red"} for i in range(20)]
+        folder, chat = tmp_path / name, {"encoding": Encoding(template="chat")}
+        data = instructions(folder, with_template(tokenizer, template), rows, **chat)
+        data.setup("test")
+        found.append(data.describe_protocol()["chat_template"])
+    assert found[0] == found[2] != found[1]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import pickle
 import re
 from collections import Counter
 
@@ -88,6 +89,21 @@ def test_weights_repeat_training_examples_and_leave_the_held_out_ones_alone(tmp_
     assert not held_out & counts.keys()
 
 
+def test_weights_of_training_data_that_is_the_test_data_too(tmp_path):
+    path = write(tmp_path, "a.json")
+    data = Instructions(BASE, [Source(path, weight=2)], test=path, columns=COLUMNS)
+    found = examples(data, "train")
+    assert set(Counter(found["train"]).values()) == {2}
+
+
+def test_loaders_do_not_carry_the_datamodule_to_their_workers(tmp_path):
+    data = Instructions(BASE, write(tmp_path, "a.json"), columns=COLUMNS)
+    data.setup("test")
+    data.trainer = lambda: None  # as little to be pickled as a trainer
+    rows = pickle.loads(pickle.dumps(data.test_dataloader().dataset))
+    assert rows[0]["record"]["prompt"].startswith("Below is an instruction")
+
+
 def test_reference_choices_and_task(tmp_path):
     rows = [
         {"q": f"pick {i}", "a": "yes", "gold": ["yes", "sure"], "of": ["yes", "no"], "kind": "b"}
@@ -151,6 +167,14 @@ def test_table_values_stay_text(tmp_path):
     data = Instructions(BASE, str(path), test=str(path), columns=Columns("q", "r"))
     found = [(record["prompt"], record["response"]) for record in data.train_records()]
     assert found == [("007", "1.50"), ('two\nlines, and "more"', "NA")]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x0c", "\x85"])
+def test_table_lines_end_at_line_breaks_only(tmp_path, separator):
+    path = tmp_path / "a.csv"
+    path.write_text(f"q,r\none{separator}two,three\n", encoding="utf-8")
+    (record,) = Instructions(BASE, str(path), columns=Columns("q", "r")).train_records()
+    assert record["prompt"] == f"one{separator}two"
 
 
 @pytest.mark.parametrize("name", ["none.json", "data.txt", "./nowhere", "a/b/c"])

@@ -121,6 +121,25 @@ def test_another_input_drops_the_projection_of_the_last():
     assert shared.find(network, inputs) is None
 
 
+def test_a_thread_never_finds_the_projection_of_another(monkeypatch):
+    network, shared = make_network("out_split"), SharedProjections()
+    inputs = tensors(network)[0] * 2
+    other = inputs * 3
+    apply(network, inputs, "factored", shared)
+    expected = shared.find(network, inputs)
+    plain = projection._autograd_mode
+
+    def interrupted(tensor):
+        """What another thread does in the middle of `find`."""
+        monkeypatch.setattr(projection, "_autograd_mode", plain)
+        apply(network, other, "factored", shared)
+        return plain(tensor)
+
+    monkeypatch.setattr(projection, "_autograd_mode", interrupted)
+    assert shared.find(network, inputs) is expected
+    assert shared.find(network, other) is not None
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_copies_of_shared_projections_start_empty(copied):
     network, shared = make_network("out_split"), SharedProjections()
