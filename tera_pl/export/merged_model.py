@@ -59,8 +59,9 @@ def comparison_prompts(tokenizer: Any, run: Path) -> list[Tensor]:
     texts = [TEXT]
     if path.exists():
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()[:NUM_PROMPTS]
-            texts = [str(json.loads(line)["prompt"]) for line in lines] or texts
+            # Not `splitlines`: a text may contain other separators, which JSON leaves as they are.
+            lines = path.read_text(encoding="utf-8").split("\n")[:NUM_PROMPTS]
+            texts = [str(json.loads(line)["prompt"]) for line in lines if line] or texts
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}): restore it, or remove it") from None
     return [tokenizer(text, return_tensors="pt")["input_ids"] for text in texts]
