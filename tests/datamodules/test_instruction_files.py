@@ -169,14 +169,6 @@ def test_table_values_stay_text(tmp_path):
     assert found == [("007", "1.50"), ('two\nlines, and "more"', "NA")]
 
 
-@pytest.mark.parametrize("separator", ["\u2028", "\x0c", "\x85"])
-def test_table_lines_end_at_line_breaks_only(tmp_path, separator):
-    path = tmp_path / "a.csv"
-    path.write_text(f"q,r\none{separator}two,three\n", encoding="utf-8")
-    (record,) = Instructions(BASE, str(path), columns=Columns("q", "r")).train_records()
-    assert record["prompt"] == f"one{separator}two"
-
-
 @pytest.mark.parametrize("name", ["none.json", "data.txt", "./nowhere", "a/b/c"])
 def test_missing_files_are_not_looked_up_on_the_hub(monkeypatch, name):
     monkeypatch.setattr(sources, "_why_unreachable", lambda: pytest.fail("asked the Hub"))
