@@ -158,6 +158,7 @@ def hints(hint):
     return [kind for kind in (hint, *typing.get_args(hint)) if typing.get_origin(kind) is Literal]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [name for name in CONFIGS if name != "tera_with_frozen"])
 def test_no_edit_of_a_setting_changes_outputs(method, llama: Callable, input_ids, tmp_path):
     config = CONFIGS[method]()

@@ -252,6 +252,7 @@ LLAMA_2_7B = LlamaConfig()  # the library's defaults are this model
 LLAMA_3_8B = LlamaConfig(vocab_size=128256, intermediate_size=14336, num_key_value_heads=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("llama_config", "settings", "trainable_params"),
     [

@@ -41,6 +41,7 @@ def keep_in(out: int | list[int], v_out: int | list[int]) -> dict[str, Any]:
     return {"out_modes": out, "modes_pattern": {"v_proj": {"out_modes": v_out}}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "settings", "trained"),
     [

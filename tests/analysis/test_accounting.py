@@ -122,6 +122,7 @@ ADAPTERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_parameters_of_adapters(method, size):

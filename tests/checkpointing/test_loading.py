@@ -12,6 +12,8 @@ import torch
 
 from tera_pl.cli import main
 
+pytestmark = pytest.mark.slow  # whole runs
+
 TEMPLATE = "Question: {instruction} Answer:"
 ALLOW = "--model.init_args.allow_changed"
 
@@ -49,7 +51,6 @@ def load(folder, version):
     return torch.load(path, weights_only=True)
 
 
-@pytest.mark.slow
 def test_same_seed_gives_the_same_bits(finished):
     first, second = load(finished, "version_0"), load(finished, "version_1")
     assert first["state_dict"].keys() == second["state_dict"].keys()
@@ -115,7 +116,6 @@ def test_another_tokenizer_is_refused(again, tiny_backbone, tmp_path, capfd):
         (["--trainer.accumulate_grad_batches", "2"], "training.accumulate_grad_batches is 1"),
     ],
 )
-@pytest.mark.slow
 def test_training_goes_on_as_it_began(change, key, again, capfd):
     assert again("fit", *change) == 2
     assert key in capfd.readouterr().err.splitlines()[-1]
@@ -168,7 +168,6 @@ def test_test_file_counts_where_its_questions_are_dropped_from_training(
     assert "training.files.openbookqa/test.json is" in capfd.readouterr().err
 
 
-@pytest.mark.slow
 def test_longer_training_is_let_in_by_name_with_its_own_schedule(again, tmp_path):
     changes = ["--trainer.max_steps", "12", "--model.init_args.optimizer.init_args.lr", "0.02"]
     allowed = f'{ALLOW}=["training.max_steps", "optimizer.lr"]'
@@ -182,7 +181,6 @@ def test_longer_training_is_let_in_by_name_with_its_own_schedule(again, tmp_path
     assert main(["fit", "--config", "runs/run/version_0/config_fit.yaml", "--ckpt_path", path]) == 0
 
 
-@pytest.mark.slow
 def test_open_ended_schedule_trains_longer_to_the_bits_of_one_run(write_tiny_config, tmp_path):
     config = str(write_tiny_config(tmp_path))
     arguments = ["fit", "--config", config, "--model.init_args.schedule.name=constant_with_warmup"]

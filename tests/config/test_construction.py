@@ -178,6 +178,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_setting_is_one_line_that_names_its_key(name, tiny_config, capsys):
     arguments, message = REFUSED[name]
@@ -294,6 +295,7 @@ def test_class_where_any_value_may_stand_is_a_value(tiny_config, tmp_path, capsy
     assert not proof.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key",
     [
