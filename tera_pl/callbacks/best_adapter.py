@@ -18,7 +18,7 @@ class BestAdapter(Callback):
     """Write the best checkpoint's adapter to `adapter/` at the end of training.
 
     The folder is in PEFT's format and loads with `PeftModel.from_pretrained`. A run without an
-    adapter (`model.adapter: null`) writes the full model to `model/`, in the format of
+    adapter (`model.init_args.adapter: null`) writes the full model to `model/`, in the format of
     transformers. The best weights stay in the model for the callbacks that run after this one.
 
     A resumed run replaces the folder. If files were added to it, training does not start.

@@ -34,8 +34,8 @@ class PrecisionGuard(Callback):
         if stage == "fit" and trainer.precision in {"bf16-true", "16-true"}:
             raise UserError(
                 f"trainer.precision: {trainer.precision} would round the trainable parameters to "
-                "16 bits, where steps near one vanish: use 32-true and set model.backbone.dtype to "
-                "bfloat16 for a 16-bit base"
+                "16 bits, where steps near one vanish: use 32-true and set "
+                "model.init_args.backbone.dtype to bfloat16 for a 16-bit base"
             )
 
     def on_before_optimizer_step(
@@ -69,9 +69,9 @@ class PrecisionGuard(Callback):
             example = f", for example {stuck[0]}" if stuck else " in another process"
             raise UserError(
                 f"{len(stuck)} trainable parameters had a gradient but did not move in the first "
-                f"optimizer step{example}: raise model.optimizer.lr, or train in float32 "
-                "(model.backbone.dtype float32 and trainer.precision bf16-mixed for full "
-                "fine-tuning)"
+                f"optimizer step{example}: raise model.init_args.optimizer.init_args.lr, or train "
+                "in float32 (model.init_args.backbone.dtype float32, trainer.precision bf16-mixed "
+                "for full fine-tuning)"
             )
 
 

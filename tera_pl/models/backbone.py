@@ -89,8 +89,8 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
         )
     except Exception as error:  # a damaged file makes its readers raise anything
         raise UserError(
-            f"model.backbone.path: no causal language model at {backbone.path!r}: expected a "
-            f"folder or Hub id with a readable config.json ({_first_line(error)}); "
+            f"model.init_args.backbone.path: no causal language model at {backbone.path!r}: "
+            f"expected a folder or Hub id with a readable config.json ({_first_line(error)}); "
             f"{_what_to_do(backbone)}"
         ) from error
     name = backbone.attn_implementation
@@ -126,8 +126,8 @@ def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
         )
     except Exception as error:  # a damaged file makes its readers raise anything
         raise UserError(
-            f"model.backbone.path: no tokenizer at {backbone.path!r} ({_first_line(error)}); "
-            f"{_what_to_do(backbone)}"
+            f"model.init_args.backbone.path: no tokenizer at {backbone.path!r} "
+            f"({_first_line(error)}); {_what_to_do(backbone)}"
         ) from error
 
 
@@ -166,7 +166,7 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
         )
     except UNREADABLE as error:
         raise UserError(
-            f"model.backbone.path: {backbone.path!r} has no readable weights "
+            f"model.init_args.backbone.path: {backbone.path!r} has no readable weights "
             f"({_first_line(error)}); {_what_to_do(backbone)}"
         ) from None
     except ImportError as error:  # the package of an attention kernel
@@ -176,7 +176,7 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
     _check_loaded(report, backbone)
     if invalid := find_invalid_weights(model, find_folder(backbone.path, backbone.revision)):
         raise UserError(
-            f"model.backbone.path: the weights at {backbone.path!r} are damaged: "
+            f"model.init_args.backbone.path: the weights at {backbone.path!r} are damaged: "
             f"{'; '.join(invalid[:3])} ({len(invalid)} in all); {_what_to_do(backbone)}"
         )
     return model
@@ -194,8 +194,9 @@ def _check_loaded(report: Mapping[str, Any], backbone: Backbone) -> None:
     missing = [f"no {name}" for name in sorted(report["missing_keys"])]
     if problems := [*missing, *mismatched, *map(str, report["error_msgs"])]:
         raise UserError(
-            f"model.backbone.path: the weights at {backbone.path!r} do not fit its config.json: "
-            f"{'; '.join(problems[:3])} ({len(problems)} in all); {_what_to_do(backbone)}"
+            f"model.init_args.backbone.path: the weights at {backbone.path!r} do not fit its "
+            f"config.json: {'; '.join(problems[:3])} ({len(problems)} in all); "
+            f"{_what_to_do(backbone)}"
         )
     if unused := sorted(report["unexpected_keys"]):
         rank_zero_warn(
@@ -224,8 +225,8 @@ def load_meta_model(backbone: Backbone) -> PreTrainedModel:
             )
     except Exception as error:  # the code of a model raises anything for invalid values
         raise UserError(
-            f"model.backbone.path: no causal language model can be built from the config.json of "
-            f"{backbone.path!r} ({_first_line(error)}); {_what_to_do(backbone)}"
+            f"model.init_args.backbone.path: no causal language model can be built from the "
+            f"config.json of {backbone.path!r} ({_first_line(error)}); {_what_to_do(backbone)}"
         ) from error
 
 

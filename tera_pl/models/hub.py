@@ -29,15 +29,15 @@ def check_available(path: str, revision: str | None) -> None:
         validate_repo_id(path)
     except HFValidationError:
         raise UserError(
-            f"model.backbone.path: no folder {path!r}: expected a folder in the Hugging Face "
-            "format, or the id of a model on the Hub"
+            f"model.init_args.backbone.path: no folder {path!r}: expected a folder in the "
+            "Hugging Face format, or the id of a model on the Hub"
         ) from None
     if isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
         return
     if reason := _why_unreachable():
         named = f"{path}@{revision}" if revision else path
         raise UserError(
-            f"model.backbone.path: no folder {path!r}, {named} is not in the "
+            f"model.init_args.backbone.path: no folder {path!r}, {named} is not in the "
             f"cache {constants.HF_HUB_CACHE}, and {reason}: {how_to_download(path, revision)}"
         )
 

@@ -74,7 +74,7 @@ def check_packable(config: PretrainedConfig) -> None:
     }
     if found:
         raise UserError(
-            f"model.backbone.attn_implementation is {ATTENTION}, but the attention of "
+            f"model.init_args.backbone.attn_implementation is {ATTENTION}, but the attention of "
             f"{config.model_type} has {', '.join(sorted(found))}: expected null, sdpa or eager"
         )
 

@@ -49,7 +49,7 @@ def check_vocabulary(
     vocab_size = config.get_text_config().vocab_size
     if len(tokenizer) > vocab_size:
         raise UserError(
-            f"model.backbone.path: the tokenizer of {backbone.path!r} has "
+            f"model.init_args.backbone.path: the tokenizer of {backbone.path!r} has "
             f"{len(tokenizer)} tokens, the model only {vocab_size}: use its own tokenizer"
         )
 
@@ -75,8 +75,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, datamodule: object) -> N
     if ours | {"pad_token": None} != theirs | {"pad_token": None}:
         raise UserError(
             f"data: {type(datamodule).__name__} tokenizes with {other.name_or_path!r}, which "
-            f"differs from the tokenizer of model.backbone.path, {tokenizer.name_or_path!r}: use "
-            "the latter"
+            "differs from the tokenizer of model.init_args.backbone.path, "
+            f"{tokenizer.name_or_path!r}: use the latter"
         )
 
 

@@ -276,7 +276,10 @@ def test_steps_on_accelerators_need_a_copy_of_what_is_trained(write, capsys):
         (["--batch", "0"], "--batch is 0: expected at least 1"),
         (["--length", "-1"], "--length is -1: expected at least 1"),
         (["--trainer.precision", "bf16-mixed"], "trainer.precision is bf16-mixed"),
-        (["--model.init_args.backbone.path", "/no/such/folder"], "model.backbone.path: no causal"),
+        (
+            ["--model.init_args.backbone.path", "/no/such/folder"],
+            "model.init_args.backbone.path: no causal",
+        ),
     ],
 )
 def test_user_errors_are_one_line(options, message, write, capsys):
