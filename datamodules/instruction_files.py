@@ -95,7 +95,7 @@ class Instructions(InstructionDataModule):
         """Read the test data, or what is held out for it."""
         if self.test_sources is None:
             return self._read_train()[1]
-        return self._read(self.test_sources, "test")
+        return [r for source in self.test_sources for r in self._read(source, "test")]
 
     def records_to_keep_out(self) -> list[Record]:
         """Read the test records: repeats in the data may lie on both sides of what is held out."""
@@ -117,23 +117,21 @@ class Instructions(InstructionDataModule):
 
     def _read_train(self) -> tuple[list[Record], list[Record]]:
         if self._train is None:
-            records = self._read(self.train_sources, "train")
+            records: list[Record] = []
+            for source in self.train_sources:
+                found = self._read(source, "train")
+                self._weights |= {record["id"]: source.weight for record in found}
+                records += found
             if self.test_sources is not None:
                 self._train = records, []
             else:
                 self._train = hold_out(records, Split(size=self.test_size), "data.test_size")
         return self._train
 
-    def _read(self, sources: Sequence[Source], split: str) -> list[Record]:
-        records: list[Record] = []
-        for source in sources:
-            before = len(records)
-            for place, row in read_rows(source, split):
-                records.append(self._record(row, place))
-                if split == "train":  # test data may have the same places
-                    self._weights[place] = source.weight
-            if len(records) == before:
-                raise UserError(f"{source.path} holds no records")
+    def _read(self, source: Source, split: str) -> list[Record]:
+        records = [self._record(row, place) for place, row in read_rows(source, split)]
+        if not records:
+            raise UserError(f"{source.path} holds no records")
         return records
 
     def _record(self, row: Mapping[str, Any], place: str) -> Record:

@@ -220,4 +220,4 @@ def test_fit_and_test_by_yaml(tmp_path, monkeypatch, tiny_backbone):
     (tmp_path / "own.yaml").write_text(json.dumps(config))
     assert main(["fit", "--config", "own.yaml"]) == 0
     results = json.loads(next(tmp_path.glob("runs/unlogged/*/results.json")).read_text())
-    assert json.dumps(results).count('"columns": {"prompt": "q"') >= 1, results
+    assert results["settings"]["protocol"]["columns"]["prompt"] == "q"
