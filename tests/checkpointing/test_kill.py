@@ -1,6 +1,6 @@
 """Runs that are killed at random moments and resumed end with the same bits.
 
-`make test` kills TeRA three times; with TERA_PL_SOAK=1 (`make soak`) it is killed twenty times and
+`make test` kills TeRA twice; with TERA_PL_SOAK=1 (`make soak`) it is killed twenty times and
 every other method three times.
 """
 
@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from tests.conftest import tiny_settings
 from tests.forks import CONTEXT, finish, start
 from tests.methods.test_methods import METHODS, adapter_of
 from tests.soak import SOAK
@@ -33,40 +34,18 @@ def write_config(tiny_backbone, tiny_commonsense):
         adapter = adapter_of(name)
         if name in DROPOUT:
             adapter["init_args"][DROPOUT[name]] = 0.2
-        model = {
-            "backbone": {"path": str(tiny_backbone), "dtype": "float32"},
+        content = tiny_settings(str(tiny_backbone), str(tiny_commonsense))
+        content["model"]["init_args"] |= {
             "adapter": adapter,
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
             "schedule": {"name": "linear", "warmup_steps": 5},
-            "generation": {"max_new_tokens": 3},
-            "metric": {"class_path": "tera_pl.metrics.ChoiceAccuracy"},
         }
-        data = {
-            "path": str(tiny_commonsense),
-            "tasks": ["openbookqa"],
-            "batch_size": 2,
-            "eval_batch_size": 64,
-        }
-        content = {
-            "seed_everything": 1,
-            "model": {"class_path": "tera_pl.tasks.CausalLMTask", "init_args": model},
-            "data": {"class_path": "datamodules.Commonsense170k", "init_args": data},
-            "trainer": {
-                "accelerator": "cpu",
-                "max_steps": 60,
-                "accumulate_grad_batches": 2,
-                "val_check_interval": 14,
-                "check_val_every_n_epoch": None,
-                "log_every_n_steps": 1,
-                "num_sanity_val_steps": 0,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-                "logger": {
-                    "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-                    "init_args": {"save_dir": "runs", "name": "run"},
-                },
-            },
-            "checkpoint": {"monitor": "val/loss"},
+        content["data"]["init_args"]["batch_size"] = 2
+        del content["trainer"]["limit_val_batches"]
+        content["trainer"] |= {
+            "max_steps": 60,
+            "accumulate_grad_batches": 2,
+            "val_check_interval": 14,
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(content))
 

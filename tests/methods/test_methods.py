@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from datamodules import Commonsense170k
 from tera_pl.cli import main
 from tests.config.composition import compose
-from tests.conftest import ROOT
+from tests.conftest import ROOT, tiny_settings
 
 pytestmark = pytest.mark.slow
 
@@ -40,45 +40,15 @@ def config(tiny_backbone, tiny_commonsense, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def write(name):
-        content = {
-            "seed_everything": 1,
-            "model": {
-                "class_path": "tera_pl.tasks.CausalLMTask",
-                "init_args": {
-                    "backbone": {"path": str(tiny_backbone), "dtype": "float32"},
-                    "adapter": adapter_of(name),
-                    "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
-                    "schedule": {"name": "linear", "warmup_steps": 1},
-                    "generation": {"max_new_tokens": 3},
-                    "metric": {"class_path": "tera_pl.metrics.ChoiceAccuracy"},
-                },
-            },
-            "data": {
-                "class_path": "datamodules.Commonsense170k",
-                "init_args": {
-                    "path": str(tiny_commonsense),
-                    "tasks": ["openbookqa"],
-                    "batch_size": 4,
-                    "eval_batch_size": 64,
-                },
-            },
-            "trainer": {
-                "accelerator": "cpu",
-                "max_steps": 4,
-                "val_check_interval": 2,
-                "check_val_every_n_epoch": None,
-                "limit_val_batches": 1,
-                "log_every_n_steps": 1,
-                "num_sanity_val_steps": 0,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-                "logger": {
-                    "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
-                    "init_args": {"save_dir": "runs", "name": name},
-                },
-            },
-            "checkpoint": {"monitor": "val/loss", "save_top_k": -1, "filename": "step{step}"},
+        content = tiny_settings(str(tiny_backbone), str(tiny_commonsense))
+        content["model"]["init_args"] |= {
+            "adapter": adapter_of(name),
+            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
+            "schedule": {"name": "linear", "warmup_steps": 1},
         }
+        content["trainer"]["max_steps"] = 4
+        content["trainer"]["logger"]["init_args"]["name"] = name
+        content["checkpoint"] |= {"save_top_k": -1, "filename": "step{step}"}
         path = tmp_path / "config.yaml"
         path.write_text(yaml.safe_dump(content))
         return str(path)
