@@ -114,7 +114,9 @@ def tokenize_dialogue(
         if message["role"] != "assistant":
             continue
         before = tokenize_prompt(messages[:index], tokenizer)
-        upto = _apply(tokenizer, messages[: index + 1], return_dict=True)["input_ids"]
+        upto = ids  # the last turn ends the dialogue
+        if index + 1 < len(messages):
+            upto = _apply(tokenizer, messages[: index + 1], return_dict=True)["input_ids"]
         if ids[: len(upto)] != upto or upto[: len(before)] != before:
             raise UserError(
                 "encoding.template chat: the tokenizer's chat template renders a turn differently "
