@@ -97,10 +97,6 @@ class Instructions(InstructionDataModule):
             return self._read_train()[1]
         return [r for source in self.test_sources for r in self._read(source, "test")]
 
-    def records_to_keep_out(self) -> list[Record]:
-        """Read the test records: repeats in the data may lie on both sides of what is held out."""
-        return self.test_records()
-
     def split(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
         """Hold out the validation examples, then repeat or thin out the rest by weight."""
         train, val = super().split(records)
