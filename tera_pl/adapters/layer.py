@@ -110,6 +110,18 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         """
         raise NotImplementedError
 
+    def delta_weight_as_stored(self, adapter_name: str) -> Tensor:
+        """Compute the weight update of an adapter in the layout of the base weight.
+
+        Args:
+            adapter_name: Its name.
+
+        Returns:
+            `get_delta_weight`, transposed for a `Conv1D`.
+        """
+        delta = self.get_delta_weight(adapter_name)
+        return delta.T if isinstance(self.get_base_layer(), Conv1D) else delta
+
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """Every method here is a weight update: see `lora_conversion`."""
         return True
@@ -209,8 +221,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
 
     def _merged_weight(self, adapter_name: str, weight: Tensor) -> Tensor:
         """Add a weight update to a weight of the base layer, with one rounding."""
-        delta = self.get_delta_weight(adapter_name).detach()
-        delta = delta.T if isinstance(self.get_base_layer(), Conv1D) else delta
+        delta = self.delta_weight_as_stored(adapter_name).detach()
         wide = torch.promote_types(weight.dtype, delta.dtype)
         return (weight.to(wide) + delta.to(wide)).to(weight.dtype)
 

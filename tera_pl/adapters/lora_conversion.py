@@ -4,7 +4,6 @@ from typing import Any
 
 from peft.tuners.lora import conversion
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from tera_pl.adapters.layer import AdapterLayer
 
@@ -30,8 +29,7 @@ class _AsStored:
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """Give the weight update in the shape of the base weight."""
-        delta = self.layer.get_delta_weight(adapter_name)
-        return delta.T if isinstance(self.get_base_layer(), Conv1D) else delta
+        return self.layer.delta_weight_as_stored(adapter_name)
 
 
 def _convert_module(module: Any, rank: float, adapter_name: str = "default") -> Any:
