@@ -74,7 +74,7 @@ REPORT := .cache/lock/bin/python -m pip --isolated install --dry-run --ignore-in
     --use-feature=fast-deps --only-binary=:all: --quiet --report -
 lock: .cache/lock
 	cat requirements.lock requirements-cuda.lock > .cache/all.lock
-	$(UV) --group dev pyproject.toml --output-file .cache/all.lock
+	$(UV) --extra all --group dev pyproject.toml --output-file .cache/all.lock
 	$(UV) --group docstrings --output-file requirements-docstrings.lock
 	awk '/^[^ #]/ {file = /^(torch|triton|(nvidia|cuda)-[a-z0-9-]+)==/ ? "requirements-cuda.lock" : \
 	    "requirements.lock"} file {print > file}' .cache/all.lock

@@ -71,8 +71,12 @@ def requirements(name: str, version: str) -> list[Requirement]:
 
 def own_requirements(group: str) -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    mine = [] if group == "docstrings" else project["project"]["dependencies"]
-    return [Requirement(line) for line in [*mine, *project["dependency-groups"][group]]]
+    lines = project["dependency-groups"][group]
+    if group == "dev":
+        extras = project["project"]["optional-dependencies"]
+        lines = sum((extras[name] for name in extras.keys() - {"all"}), lines)
+        lines = lines + project["project"]["dependencies"]
+    return [Requirement(line) for line in lines]
 
 
 def assert_closed(wanted: list[Requirement], versions: dict[str, str], where: dict) -> None:
