@@ -67,7 +67,7 @@ soak: venv
 
 # Resolve again; versions change only where they must, or with `make lock UPGRADE=--upgrade`. One
 # resolution in two files: torch's CPU build needs nothing of the second. The requirements of the packages
-# in the second, which not every machine can install, are kept for tests/packaging/test_install.py.
+# that not every machine can install (those of the second and of a Mac) are kept for tests/packaging.
 UV := .cache/lock/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
     --custom-compile-command "make lock" $(UPGRADE)
 REPORT := .cache/lock/bin/python -m pip --isolated install --dry-run --ignore-installed --no-deps \
@@ -78,7 +78,8 @@ lock: .cache/lock
 	$(UV) --group docstrings --output-file requirements-docstrings.lock
 	awk '/^[^ #]/ {file = /^(torch|triton|(nvidia|cuda)-[a-z0-9-]+)==/ ? "requirements-cuda.lock" : \
 	    "requirements.lock"} file {print > file}' .cache/all.lock
-	$(REPORT) $$(grep -o '^[a-z0-9-]*==[^ ]*' requirements-cuda.lock) | \
+	$(REPORT) $$(grep -o '^[a-z0-9-]*==[^ ]*' requirements-cuda.lock) \
+	    $$(sed -n "s/^\([a-z0-9-]*==[^ ]*\) ; sys_platform == 'darwin'.*/\1/p" requirements.lock) | \
 	    $(PYTHON) -m tests.packaging.public_metadata
 
 # After torch's version has changed.
