@@ -52,8 +52,8 @@ def list_commands() -> str:
 def _run(name: str, args: Sequence[str]) -> int:
     from tera_pl.cli import guard
 
-    command = importlib.import_module(f"tera_pl.commands.{name}")
-    return guard(lambda: command.main(args))
+    # What a command imports may be missing.
+    return guard(lambda: importlib.import_module(f"tera_pl.commands.{name}").main(args))
 
 
 def _suggest(name: str) -> str:

@@ -8,13 +8,11 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 
 from tera_pl.analysis.delta_weights import adapted_layers, delta_weight_shape, layer_singular_values
@@ -22,6 +20,10 @@ from tera_pl.analysis.spectra import Spectrum, summarize_values
 from tera_pl.checkpointing.atomic_writes import open_atomically, write_atomically
 from tera_pl.checkpointing.run_directory import run_directory, tensorboard
 from tera_pl.errors import UserError
+from tera_pl.extras import is_installed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SECONDS_BETWEEN_REPORTS = 10.0
 
@@ -88,7 +90,8 @@ class RankLogger(Callback):
             by_module[name.rsplit(".", 1)[-1]].append(spectrum)
         for logger in trainer.loggers:
             logger.log_metrics(_means(by_module), step=step)
-        for writer in tensorboard(trainer):
+        # Ranks are in files and scalars already.
+        for writer in tensorboard(trainer) if is_installed("matplotlib") else ():
             writer.add_figure("ranks/per_layer", _draw(by_module), global_step=step)
 
 
@@ -155,8 +158,11 @@ def _append_csv(
     write_atomically(path, text.getvalue())
 
 
-def _draw(by_module: dict[str, list[Spectrum]]) -> Figure:
+def _draw(by_module: dict[str, list[Spectrum]]) -> "Figure":
     """Plot the ranks of every layer as in the paper's Fig. 3; the largest possible is dashed."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(4.0 * len(by_module), 3.2), layout="constrained")
     for index, (module, spectra) in enumerate(by_module.items(), start=1):
         axes = figure.add_subplot(1, len(by_module), index)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from tera_pl.errors import RunStoppedError, describe_disk_error, is_disk_error, is_user_error
+from tera_pl.extras import describe_missing
 
 # How long another rank waits for the launcher to end before it reports its own error.
 LAUNCHER_TIMEOUT_S = 10
@@ -42,9 +43,10 @@ def guard(run: Callable[[], int]) -> int:
             raise
         return _report("stopped", _describe_stop(error), 1, parent)
     except Exception as error:
-        if os.environ.get("TERA_PL_DEBUG") or not is_user_or_configuration_error(error):
+        message = _user_message(error)
+        if os.environ.get("TERA_PL_DEBUG") or message is None:
             raise
-        return _report("error", str(error), 2, parent)
+        return _report("error", message, 2, parent)
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning turns a KeyboardInterrupt into a SystemExit.
         cause = error if isinstance(error, KeyboardInterrupt) else error.__context__
@@ -54,6 +56,13 @@ def guard(run: Callable[[], int]) -> int:
         return _report("stopped", "; ".join(["interrupted", *notes]), INTERRUPTED, parent)
     finally:
         threading.excepthook = before
+
+
+def _user_message(error: Exception) -> str | None:
+    """Give the line for an error that a user can correct, or None for an internal error."""
+    if isinstance(error, ModuleNotFoundError) and (missing := describe_missing(error.name or "")):
+        return f"this command needs {missing}"
+    return str(error) if is_user_or_configuration_error(error) else None
 
 
 def _describe_stop(error: OSError) -> str:

@@ -4,19 +4,15 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import nltk
-import sacrebleu
 import torch
-from bert_score import BERTScorer
-from nltk.translate.meteor_score import meteor_score
-from rouge_score.rouge_scorer import RougeScorer
 from torch import Tensor
 
 from tera_pl.errors import UserError
+from tera_pl.extras import EXTRAS, require
 from tera_pl.metrics.rows import RowMetric
-from tera_pl.private_api.bert_score import tokenizer_of
 
 Texts = list[str]
 Scorer = Callable[[Texts, list[Texts]], dict[str, float]]
@@ -48,7 +44,8 @@ class DialogueScores(RowMetric):
     stemming, mean; BERTScore without idf and without rescaling, means. With several references the
     best one counts; for BLEU the closest length (`evaluate`: the shortest).
 
-    Models and corpora are searched on this machine, then downloaded. If one is unavailable, its
+    The packages are those of the extra `text`. Models and corpora are searched on this machine,
+    then downloaded. If one is unavailable, its
     score and the average are missing; `missing` has the reasons.
 
     Args:
@@ -66,6 +63,8 @@ class DialogueScores(RowMetric):
         bertscore_layer: int = 17,
         bertscore_batch_size: int = 64,
     ) -> None:
+        for module in EXTRAS["text"]:
+            require(module, "a dialogue score")
         # Answers and references as the bytes of their JSON: plain tensors, which processes can
         # exchange.
         super().__init__(
@@ -107,21 +106,30 @@ class DialogueScores(RowMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """Compute the scores by name, as 0-dimensional float tensors in `[0, 100]`."""
+        # Packages of an extra, which take a tenth of the start-up time; one dataset needs them.
+        from tera_pl.metrics import dialogue_scorers
+
         outputs, references = self._texts()
         if not outputs:
             return {}
         found: dict[str, float] = {}
         self.missing = {}
         scorers: dict[tuple[str, ...], Scorer] = {
-            ("bleu",): _bleu,
-            ("rouge_l",): _rouge_l,
-            ("meteor",): _meteor,
-            ("bertscore_f1", "bertscore_recall", "bertscore_precision"): self._bertscore,
+            ("bleu",): dialogue_scorers.bleu,
+            ("rouge_l",): dialogue_scorers.rouge_l,
+            ("meteor",): dialogue_scorers.meteor,
+            ("bertscore_f1", "bertscore_recall", "bertscore_precision"): partial(
+                dialogue_scorers.bertscore,
+                model=self.bertscore_model,
+                layer=self.bertscore_layer,
+                batch_size=self.bertscore_batch_size,
+                device=self.device,
+            ),
         }
         for names, scorer in scorers.items():
             try:
                 found |= scorer(outputs, references)
-            except _Unavailable as error:
+            except dialogue_scorers.UnavailableError as error:
                 self.missing |= dict.fromkeys(names, str(error))
                 _log.warning("%s: not scored: %s", ", ".join(names), error)
         if not self.missing:
@@ -136,99 +144,3 @@ class DialogueScores(RowMetric):
             pairs.append(json.loads(encoded[start : start + length]))
             start += length
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-
-    def _bertscore(self, outputs: Texts, references: list[Texts]) -> dict[str, float]:
-        if self.bertscore_model is None:
-            raise _Unavailable("metric.bertscore_model is null")
-        try:
-            scorer = BERTScorer(
-                model_type=self.bertscore_model,
-                num_layers=self.bertscore_layer,
-                batch_size=self.bertscore_batch_size,
-                device=str(self.device),
-            )
-        except OSError as error:
-            reason = str(error).strip().split("\n")[0]
-            raise _Unavailable(
-                f"no encoder {self.bertscore_model!r} here, and it could not be downloaded "
-                f"({reason}): put it in the cache of the Hub or name a folder as "
-                "metric.bertscore_model"
-            ) from None
-        # An incomplete folder, and bert-score's check of the layer. Answers are generated already:
-        # their other scores must not be lost.
-        except (ValueError, AssertionError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise _Unavailable(
-                f"encoder {self.bertscore_model!r}, layer {self.bertscore_layer}: {reason}"
-            ) from None
-        # bert-score calls this for an empty text (which scores 0); transformers 5 removed it.
-        tokenizer = tokenizer_of(scorer)
-        tokenizer.build_inputs_with_special_tokens = lambda ids: tokenizer.encode("")
-        precision, recall, f1 = (
-            values.double().mean() for values in scorer.score(outputs, references)
-        )
-        return {
-            "bertscore_f1": 100 * float(f1),
-            "bertscore_recall": 100 * float(recall),
-            "bertscore_precision": 100 * float(precision),
-        }
-
-
-class _Unavailable(Exception):  # noqa: N818 - no error of the program
-    """A model or corpus of a score is unavailable."""
-
-
-def _bleu(outputs: Texts, references: list[Texts]) -> dict[str, float]:
-    # One stream per reference; None where a text has fewer.
-    most = max(len(some) for some in references)
-    streams = [[some[i] if i < len(some) else None for some in references] for i in range(most)]
-    bleu = sacrebleu.corpus_bleu(outputs, streams, smooth_method="none", tokenize="13a", force=True)
-    return {"bleu": float(bleu.score)}
-
-
-def _rouge_l(outputs: Texts, references: list[Texts]) -> dict[str, float]:
-    scorer = RougeScorer(["rougeL"], use_stemmer=False)
-    scores = [
-        scorer.score_multi(some, output)["rougeL"].fmeasure
-        for output, some in zip(outputs, references, strict=True)
-    ]
-    return {"rouge_l": 100 * sum(scores) / len(scores)}
-
-
-def _meteor(outputs: Texts, references: list[Texts]) -> dict[str, float]:
-    _find_nltk("corpora/wordnet")
-    _find_nltk("tokenizers/punkt_tab")
-    scores = [
-        meteor_score(
-            [nltk.word_tokenize(reference) for reference in some],
-            nltk.word_tokenize(output),
-            alpha=0.9,
-            beta=3,
-            gamma=0.5,
-        )
-        for output, some in zip(outputs, references, strict=True)
-    ]
-    return {"meteor": 100 * sum(scores) / len(scores)}
-
-
-def _find_nltk(resource: str) -> None:
-    """Find or download a resource of nltk."""
-    name = resource.split("/")[1]
-    if _has_nltk(resource):
-        return
-    nltk.download(name, quiet=True)
-    if not _has_nltk(resource):
-        raise _Unavailable(
-            f"nltk has no {name!r} here, and it could not be downloaded: run "
-            f"`python -m nltk.downloader {name}` where there is a network, and copy nltk_data"
-        )
-
-
-def _has_nltk(resource: str) -> bool:
-    for name in (resource, f"{resource}.zip"):
-        try:
-            nltk.data.find(name)
-        except LookupError:
-            continue
-        return True
-    return False

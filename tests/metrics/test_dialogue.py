@@ -18,7 +18,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from datamodules import ConvAI2
 from tera_pl.metrics import DialogueScores, clean_dialogue
-from tera_pl.metrics.dialogue import _has_nltk
+from tera_pl.metrics.dialogue_scorers import has_nltk
 from tests import forks
 
 OUTPUTS = ["i like cats . R: and you ?", "hello there my friend", "yes", "i do not know , sorry ."]
@@ -179,10 +179,10 @@ class NoWords:
 
 def test_meteor_by_its_formula(monkeypatch):
     """Exact and stem matches, F with recall 9 times precision, and the penalty for chunks."""
-    monkeypatch.setattr("tera_pl.metrics.dialogue._find_nltk", lambda resource: None)
+    monkeypatch.setattr("tera_pl.metrics.dialogue_scorers._find_nltk", lambda resource: None)
     monkeypatch.setattr(nltk, "word_tokenize", str.split)
     monkeypatch.setattr(
-        "tera_pl.metrics.dialogue.meteor_score",
+        "tera_pl.metrics.dialogue_scorers.meteor_score",
         lambda *args, **kwargs: meteor_score(*args, wordnet=NoWords(), **kwargs),
     )
     scores, missing = compute(["the cat sat here now"], ["on the mat the cat sat"])
@@ -195,7 +195,7 @@ def test_meteor_by_its_formula(monkeypatch):
 
 
 @pytest.mark.skipif(
-    not (_has_nltk("corpora/wordnet") and _has_nltk("tokenizers/punkt_tab")),
+    not (has_nltk("corpora/wordnet") and has_nltk("tokenizers/punkt_tab")),
     reason="nltk has no wordnet or no punkt_tab here",
 )
 def test_meteor_by_its_package():
@@ -212,7 +212,7 @@ def test_meteor_by_its_package():
 
 def test_average_is_of_all_six_or_missing(encoder, monkeypatch):
     settings = {"bertscore_model": encoder, "bertscore_layer": 1}
-    monkeypatch.setattr("tera_pl.metrics.dialogue._meteor", lambda *args: {"meteor": 12.0})
+    monkeypatch.setattr("tera_pl.metrics.dialogue_scorers.meteor", lambda *args: {"meteor": 12.0})
     scores, missing = compute(OUTPUTS, REFERENCES, **settings)
     six = [value for name, value in scores.items() if name != "average"]
     assert len(six) == 6
