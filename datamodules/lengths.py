@@ -58,10 +58,14 @@ def longest_records(encoded: Dataset, records: Sequence[Record]) -> dict[str, tu
 
 
 def as_table(report: dict[str, Any]) -> str:
-    """Lay a report out in lines: one for all examples and, of several tasks, one for each."""
+    """Lay a report out in lines: one for all examples, and one for each task that is cut."""
     lines = [_line("", report)]
     if len(report["by_task"]) > 1:
-        lines += [_line(f"  {task}: ", counts) for task, counts in report["by_task"].items()]
+        lines += [
+            _line(f"  {task}: ", counts)
+            for task, counts in report["by_task"].items()
+            if _cut(counts)
+        ]
     return "\n".join(lines)
 
 
@@ -82,12 +86,18 @@ def _count(columns: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line(head: str, counts: dict[str, Any]) -> str:
-    cut = ", ".join(
-        f"{counts[f'truncated_{what}']:,} {what.replace('_', ' ')}"
-        for what in ("prompts", "responses", "eval_prompts")
-        if f"truncated_{what}" in counts
-    )
+    cut = ", ".join(_cut(counts)) or "none"
     return (
         f"{head}{counts['examples']:,} examples of {counts['mean_tokens']:.0f} tokens on average "
         f"and {counts['longest_uncut']:,} at most; truncated: {cut}"
     )
+
+
+def _cut(counts: dict[str, Any]) -> list[str]:
+    """Describe what was cut, if anything."""
+    kinds = ("prompts", "responses", "eval_prompts")
+    return [
+        f"{number:,} {kind.replace('_', ' ')}"
+        for kind in kinds
+        if (number := counts.get(f"truncated_{kind}", 0))
+    ]

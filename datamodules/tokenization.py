@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -56,7 +57,7 @@ def encode(
     # A tokenizer in Python has no state that could name a cache.
     small = len(records) < CACHED_FROM or not hasattr(tokenizer, "backend_tokenizer")
     key = None if small else _cache_file(records, tokenizer, encoding, for_generation)
-    with _no_progress_bar() if small else nullcontext():
+    with nullcontext() if not small and sys.stderr.isatty() else _no_progress_bar():
         encoded = dataset.map(
             _encode_chats if encoding.is_chat else _encode_batch,
             batched=True,

@@ -50,7 +50,9 @@ def list_commands() -> str:
 
 
 def _run(name: str, args: Sequence[str]) -> int:
-    from tera_pl.cli import guard
+    from tera_pl.cli import configure_output, guard
+
+    configure_output()
 
     # What a command imports may be missing.
     return guard(lambda: importlib.import_module(f"tera_pl.commands.{name}").main(args))

@@ -15,6 +15,7 @@ from tera_pl.benchmarking.mixed_batches import time_mixed_batches
 from tera_pl.benchmarking.models import adapt, build_base
 from tera_pl.benchmarking.timing import Timing, saved_bytes, time_interleaved
 from tera_pl.models.backbone import DTYPES
+from tera_pl.progress import Steps
 
 BASELINE = "frozen"
 NEW_TOKENS = 32
@@ -77,19 +78,30 @@ def measure(settings: Settings) -> Measured:
     base = build_base(settings.shape, device, DTYPES[settings.dtype])
     models = {name: adapt(base, name) for name in settings.methods}
     timings: dict[str, Mapping[str, Timing]] = {}
+    steps = Steps(_num_measurements(settings))
     if "generation" in settings.measurements:
         timings["generation"] = _time_generation(base, models, rounds, device)
+        steps.report("generation")
     if "mixed" in settings.measurements:
         timings |= time_mixed_batches(base, settings.methods, BASELINE, rounds, device)
+        steps.report("mixed batches")
     for tokens in settings.tokens:
         ids = _random_ids(base, settings, tokens)
         for name, time_calls in (("step", _time_steps), ("forward", _time_forwards)):
             if name in settings.measurements:
                 timings[f"{name}, {tokens} tokens"] = time_calls(base, models, ids, rounds)
+                steps.report(f"{name}, {tokens} tokens")
     ids = _random_ids(base, settings, settings.tokens[-1])
     memory = {BASELINE: _memory(_baseline_step(base, ids), base, device)}
     memory |= {name: _memory(_step(model, ids), model, device) for name, model in models.items()}
+    steps.report("memory")
     return Measured(settings, _machine(device), timings, memory)
+
+
+def _num_measurements(settings: Settings) -> int:
+    once = {"generation", "mixed"} & set(settings.measurements)
+    per_size = {"step", "forward"} & set(settings.measurements)
+    return len(once) + len(per_size) * len(settings.tokens) + 1
 
 
 def _random_ids(base: PreTrainedModel, settings: Settings, tokens: int) -> torch.Tensor:

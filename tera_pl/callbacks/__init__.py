@@ -7,10 +7,12 @@ from tera_pl.callbacks.matmul_precision import MatmulPrecision
 from tera_pl.callbacks.peft_comparison import PeftComparison
 from tera_pl.callbacks.precision_guard import PrecisionGuard
 from tera_pl.callbacks.predictions import PredictionWriter
+from tera_pl.callbacks.progress_line import ProgressLine
 from tera_pl.callbacks.ranks import RankLogger
 from tera_pl.callbacks.resources import ResourceMonitor
 from tera_pl.callbacks.results import ResultsWriter
 from tera_pl.callbacks.tensorboard_layout import TensorBoardLayout
+from tera_pl.callbacks.terminal import Terminal
 
 __all__ = [
     "BestAdapter",
@@ -20,8 +22,10 @@ __all__ = [
     "PeftComparison",
     "PrecisionGuard",
     "PredictionWriter",
+    "ProgressLine",
     "RankLogger",
     "ResourceMonitor",
     "ResultsWriter",
     "TensorBoardLayout",
+    "Terminal",
 ]

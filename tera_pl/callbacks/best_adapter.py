@@ -4,7 +4,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_info
 
 from tera_pl.callbacks.task import Task
 from tera_pl.checkpointing.atomic_writes import atomic_folder, check_target
@@ -37,7 +36,6 @@ class BestAdapter(Callback):
             path = checkpoint.best_model_path
             best = trainer.strategy.checkpoint_io.load_checkpoint(path, weights_only=True)
             load_trained(pl_module, best["state_dict"])
-            rank_zero_info(f"best checkpoint: {path} ({checkpoint.monitor} = {_score(checkpoint)})")
         folder = run_directory(trainer) / _name(pl_module)
         # Every process has the full adapter; a sharded model must be gathered.
         weights = {} if pl_module.adapter else {"state_dict": gather(pl_module.model)}
@@ -49,8 +47,3 @@ class BestAdapter(Callback):
 
 def _name(task: Task) -> str:
     return "adapter" if task.adapter else "model"
-
-
-def _score(checkpoint: ModelCheckpoint) -> float | None:
-    score = checkpoint.best_model_score
-    return None if score is None else round(float(score), 4)

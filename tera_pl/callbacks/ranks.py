@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from tera_pl.analysis.delta_weights import adapted_layers, delta_weight_shape, layer_singular_values
@@ -21,11 +20,10 @@ from tera_pl.checkpointing.atomic_writes import open_atomically, write_atomicall
 from tera_pl.checkpointing.run_directory import run_directory, tensorboard
 from tera_pl.errors import UserError
 from tera_pl.extras import is_installed
+from tera_pl.progress import track
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SECONDS_BETWEEN_REPORTS = 10.0
 
 
 class RankLogger(Callback):
@@ -103,12 +101,7 @@ def _decompose(
     spectra: dict[str, Spectrum] = {}
     failures: dict[str, str] = {}
     layers = adapted_layers(model)
-    start = reported = time.monotonic()
-    for done, (name, layer) in enumerate(layers.items()):
-        if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
-            reported = time.monotonic()
-            left = (reported - start) / done * (len(layers) - done)
-            rank_zero_info(f"ranks: {done} of {len(layers)} updates, about {left:.0f} s left")
+    for name, layer in track(list(layers.items()), "ranks of weight updates"):
         try:
             decomposed = layer_singular_values(layer).float()
             spectra[name] = summarize_values(decomposed, delta_weight_shape(layer))

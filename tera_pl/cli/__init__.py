@@ -2,6 +2,7 @@
 
 from tera_pl.cli.entry_point import build, main
 from tera_pl.cli.error_reporting import guard
+from tera_pl.cli.libraries import configure_output
 from tera_pl.cli.lightning_cli import ConfigurationCLI, TeraCLI
 
-__all__ = ["ConfigurationCLI", "TeraCLI", "build", "guard", "main"]
+__all__ = ["ConfigurationCLI", "TeraCLI", "build", "configure_output", "guard", "main"]

@@ -1,29 +1,24 @@
 """Entry point of the Trainer's subcommands: global settings of the libraries, then the CLI."""
 
 import os
-import warnings
+import sys
 from typing import Any, TypeVar
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType
 from peft import PeftConfig
-from transformers.utils.logging import disable_progress_bar
 
 from tera_pl import adapters  # noqa: F401 - registers its methods with PEFT
 from tera_pl.checkpointing.run_directory import RunConfig
 from tera_pl.cli.error_reporting import guard
+from tera_pl.cli.help_texts import import_listed_classes, parser_settings
+from tera_pl.cli.libraries import configure_output
 from tera_pl.cli.lightning_cli import TeraCLI
 from tera_pl.cli.parsing_errors import Parser
 from tera_pl.config.fragments import expand
 
-# Warnings about the internals of a library, or about settings that are intended here.
-NOISE = (
-    ".*does not have many workers.*",
-    ".*treespec, LeafSpec.*",
-    ".*gradient_checkpointing.* is deprecated.*",
-    ".*args parameter is intended to run from within Python.*",
-)
+QUIET = "--quiet"
 CLI = TypeVar("CLI", bound=TeraCLI)
 
 
@@ -36,14 +31,25 @@ def main(args: ArgsType = None) -> int:
     Returns:
         The exit code: 0, or that of `guard` after an error.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        disable_progress_bar()
+    if args is None or isinstance(args, list):
+        args = list(sys.argv[1:] if args is None else args)
+    # Not an option of the parser: a configuration that is saved does not say what is printed.
+    quiet = isinstance(args, list) and QUIET in args
+    if isinstance(args, list):
+        args = [argument for argument in args if argument != QUIET]
+    configure_output(quiet=quiet, progress=os.environ.get("LOCAL_RANK", "0") == "0")
 
     def run() -> int:
-        build(TeraCLI, args)
+        build(_QuietCLI if quiet else TeraCLI, args)
         return 0
 
     return guard(run)
+
+
+class _QuietCLI(TeraCLI):
+    """Prints warnings, errors and the scores of `validate` and `test`."""
+
+    quiet = True
 
 
 def build(cli: type[CLI], args: ArgsType = None) -> CLI:
@@ -57,6 +63,8 @@ def build(cli: type[CLI], args: ArgsType = None) -> CLI:
         The command line, after the run.
     """
     _configure_libraries()
+    if isinstance(args, list):
+        import_listed_classes(args)
     # Abbreviated options are typing errors: they would change meaning when an option is added.
     strict: dict[str, Any] = {"allow_abbrev": False}
     return cli(
@@ -68,17 +76,17 @@ def build(cli: type[CLI], args: ArgsType = None) -> CLI:
         seed_everything_default=0,
         parser_class=Parser,
         save_config_callback=RunConfig,
+        # The header of `Terminal` says what a person needs of it.
+        trainer_defaults={"enable_model_summary": False},
         parser_kwargs=strict
         | {"prog": "python -m tera_pl"}
-        | {name: dict(strict) for name in cli.subcommands()},
+        | {name: strict | parser_settings(name) for name in cli.subcommands()},
         args=expand(args) if args is None or isinstance(args, list) else args,
     )
 
 
 def _configure_libraries() -> None:
-    """Set what jsonargparse and `warnings` keep per process; a second call changes nothing."""
-    for message in NOISE:
-        warnings.filterwarnings("ignore", message=message)
+    """Set what jsonargparse keeps per process; a second call changes nothing."""
     set_parsing_settings(
         # jsonargparse accepts subclasses of a dataclass, here for `adapter`, only if listed.
         subclasses_enabled=[PeftConfig],

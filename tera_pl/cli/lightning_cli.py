@@ -9,15 +9,16 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
-from tera_pl.callbacks import BestCheckpoint
+from tera_pl.callbacks import BestCheckpoint, ProgressLine, Terminal
 from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
 from tera_pl.checkpointing.checkpoint_paths import KEYWORDS, find_checkpoint
 from tera_pl.checkpointing.resume import keep_metrics, place_loggers, run_of
 from tera_pl.checkpointing.run_directory import place_run
+from tera_pl.cli.help_texts import set_titles
 from tera_pl.cli.standard_callbacks import add_standard_callbacks
 from tera_pl.cli.trainer_settings import check_callbacks, check_trainer
 from tera_pl.config.construction import Builder, first_failure, user_errors
@@ -40,11 +41,13 @@ class TeraCLI(LightningCLI):
     `trainer.callbacks` adds to them.
     """
 
+    quiet = False
     _dev_folder: TemporaryDirectory | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the standard callbacks, and link the tokenizer to the backbone."""
+        """Add standard callbacks and titles of the help; link the tokenizer to the backbone."""
         add_standard_callbacks(parser)
+        set_titles(parser)
         backbone = "model.init_args.backbone"
         parser.link_arguments(f"{backbone}.path", "data.init_args.tokenizer")
         parser.link_arguments(f"{backbone}.revision", "data.init_args.tokenizer_revision")
@@ -141,12 +144,31 @@ class TeraCLI(LightningCLI):
         return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        """Leave out the standard callbacks that Lightning refuses without logger or checkpoints."""
+        """Add what is printed; leave out callbacks that Lightning refuses with these settings."""
         if config["logger"] in (False, []):
             callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
         if config["enable_checkpointing"] is False:
             callbacks = [c for c in callbacks if not isinstance(c, BestCheckpoint)]
+        self._terminal = Terminal(quiet=self.quiet)
+        callbacks = [*callbacks, self._terminal]
+        if self.quiet:
+            config["enable_progress_bar"] = False
+        given = config["callbacks"]
+        given = given if isinstance(given, list) else [given]
+        own = any(isinstance(callback, ProgressBar) for callback in given)
+        if config["enable_progress_bar"] is not False and not own:
+            callbacks.append(ProgressLine())
         return super()._instantiate_trainer(config, callbacks)
+
+    def validate(self, *, verbose: bool = True, **kwargs: Any) -> None:
+        """Print the scores rounded, and not as Lightning does."""
+        self._terminal.scores = verbose
+        self.trainer.validate(**kwargs, verbose=False)
+
+    def test(self, *, verbose: bool = True, **kwargs: Any) -> None:
+        """Print the scores rounded, and not as Lightning does."""
+        self._terminal.scores = verbose
+        self.trainer.test(**kwargs, verbose=False)
 
     def _root_folder(self, run: Path | None) -> Path:
         """Choose the folder of all files that are not in a logger's directory."""

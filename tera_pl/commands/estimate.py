@@ -1,7 +1,6 @@
 """Subcommand `estimate`: predict what a run takes, from its configuration alone."""
 
 import json
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -35,7 +34,6 @@ def main(args: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options, rest = parser.parse_known_args(args)
-    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     cli = build(ConfigurationCLI, ["fit", *rest])
     found = estimate_run(
         cli.model,

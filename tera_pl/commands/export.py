@@ -1,8 +1,9 @@
 """Subcommand `export`: write a checkpoint for other programs."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tera_pl.checkpointing.atomic_writes import OVERWRITE_HELP
 from tera_pl.commands.arguments import Parser, file_size
@@ -42,7 +43,22 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
     options = vars(parser.parse_args(args))
     report = export_checkpoint(**options)
-    lines = [f"exported to {options['output']}"]
-    lines += [f"{key}: {value}" for key, value in report.items()]
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("\n".join([f"exported to {options['output']}", *_summary(report)]) + "\n")
     return 0
+
+
+def _summary(report: Mapping[str, Any]) -> list[str]:
+    """Summarize `export_report.json`, which has all of it."""
+    if "merged_layers" not in report:
+        return []
+    logits = (
+        f"{report['largest_logit_error']:.2g} of logits up to {report['largest_logit']:.3g} "
+        f"({report['compared_tokens']} tokens compared); rounding explains "
+        f"{report['largest_allowed_logit_error']:.2g}"
+    )
+    weights = f"{report['largest_weight_error']:.2g} of weights"
+    return [
+        f"merged         {report['merged_layers']} layers",
+        f"largest error  {logits}",
+        f"               {weights}, {report['largest_layer_error']:.2g} of layers",
+    ]

@@ -1,6 +1,7 @@
 """Subcommand `report`."""
 
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,11 +29,12 @@ def main(args: Sequence[str]) -> int:
         "--allow_mixed", action="store_true", help="put runs of different protocols into one table"
     )
     options = parser.parse_args(args)
-    report_runs(
+    written = report_runs(
         options.runs,
         options.output,
         shlex.join(["python", "-m", "tera_pl", "report", *args]),
         allow_mixed=options.allow_mixed,
         overwrite=options.overwrite,
     )
+    sys.stdout.write(f"{written}\n")
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tera_pl.checkpointing.atomic_writes import atomic_folder, check_target, open_atomically
+from tera_pl.progress import track
 from tera_pl.reporting.drawing import save
 from tera_pl.reporting.figures import draw_all
 from tera_pl.reporting.groups import check_same_protocol, group_runs, protocol_differences
@@ -25,7 +26,7 @@ def report_runs(
     *,
     allow_mixed: bool = False,
     overwrite: bool = False,
-) -> None:
+) -> str:
     """Write `report.md` with a CSV file and figures for every dataset and base model.
 
     Args:
@@ -34,6 +35,9 @@ def report_runs(
         command: The command line that makes the report.
         allow_mixed: Whether runs of different evaluation protocols may stand in one table.
         overwrite: Whether an earlier report's folder is replaced.
+
+    Returns:
+        What was written, in a line.
 
     Raises:
         UserError: If there is no tested run, or runs of one table have different protocols.
@@ -47,8 +51,14 @@ def report_runs(
         for runs_of_table in tables.values():
             check_same_protocol(runs_of_table)
     with atomic_folder(output, KIND, replace=overwrite) as folder:
-        sections = [_write_section(runs_of_table, folder) for runs_of_table in tables.values()]
+        of_tables = track(list(tables.values()), "tables and figures")
+        sections = [_write_section(runs_of_table, folder) for runs_of_table in of_tables]
         write_page(folder / "report.md", command, sections, omissions)
+        figures = len(list(folder.glob("*.png")))
+    return (
+        f"wrote {output / 'report.md'}: {len(runs)} runs, {len(sections)} tables, {figures} "
+        f"figures; {len(omissions)} runs left out"
+    )
 
 
 def _write_section(runs: Sequence[Run], folder: Path) -> Section:

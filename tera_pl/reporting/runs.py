@@ -12,6 +12,7 @@ from typing import Any
 
 from tera_pl.config.yaml_files import read_yaml
 from tera_pl.errors import UserError
+from tera_pl.progress import track
 from tera_pl.reporting.result_files import check_form, damaged, read_results
 
 # Settings that differ between seeds of one method.
@@ -192,7 +193,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[Omission]]:
     """
     runs: list[Run] = []
     omissions: list[Omission] = []
-    for path in sorted(_find(folders), key=_natural):
+    for path in track(sorted(_find(folders), key=_natural), "reading runs"):
         run = _read(path)
         if isinstance(run, Run):
             runs.append(run)

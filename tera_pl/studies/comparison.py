@@ -13,6 +13,7 @@ from typing import Any
 from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.checkpointing.markers import claim_folder
 from tera_pl.errors import RunStoppedError, UserError
+from tera_pl.progress import Steps
 from tera_pl.studies.definition import ROWS, TABLE, Study
 from tera_pl.studies.processes import Processes
 from tera_pl.studies.runs import finish, plan_run, resolve
@@ -57,7 +58,8 @@ def run_study(study: Study, names: Sequence[str], folder: Path, jobs: int) -> St
     claim_folder(Path(study.output), KIND)
     processes = Processes()
     with processes.until_stopped():
-        runners = {name: _runner(study, name, settings[name], processes) for name in names}
+        steps = Steps(sum(_num_runs(study, name) for name in names))
+        runners = {name: _runner(study, name, settings[name], processes, steps) for name in names}
         rows, failures = _compare_all(study, runners, jobs)
     return StudyResult(rows, failures, processes.received)
 
@@ -90,11 +92,23 @@ def _percent(row: Row, name: str) -> str:
     return f"{row[name] * (100 if row['score'].startswith('accuracy') else 1):.1f}"
 
 
-def _runner(study: Study, name: str, settings: dict[str, Any], processes: Processes) -> Runner:
+def _num_runs(study: Study, name: str) -> int:
+    """Count the fits of the search, and the tests; only the first seed has both."""
+    return len(study.entries[name].learning_rates or study.learning_rates) + len(study.seeds)
+
+
+def _runner(
+    study: Study, name: str, settings: dict[str, Any], processes: Processes, steps: Steps
+) -> Runner:
     keys, folder = study.entries[name].seed_keys, Path(study.output) / name
 
     def run(lr: float, seed: int, *, test: bool) -> dict[str, Any]:
-        return finish(plan_run(settings, folder, lr, seed, keys), processes, test=test)
+        results = finish(plan_run(settings, folder, lr, seed, keys), processes, test=test)
+        stage, score = ("test", f"test/{study.score}") if test else ("fit", "val/loss")
+        found = results.get(stage, {}).get("scores", {}).get(score)
+        outcome = "no result" if found is None else f"{score} {found:.4g}"
+        steps.report(f"{name}: {stage}, learning rate {lr:g}, seed {seed}: {outcome}")
+        return results
 
     return run
 
