@@ -28,6 +28,7 @@ from datamodules.loading import (
     TokenBudgetSampler,
 )
 from datamodules.records import Record
+from datamodules.shipped import locate
 from datamodules.special_tokens import prepare_tokenizer
 from datamodules.splitting import Split, hold_out
 from datamodules.tokenization import encode
@@ -267,7 +268,7 @@ class InstructionDataModule(LightningDataModule):
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                self.tokenizer_path, revision=self.tokenizer_revision
+                locate(self.tokenizer_path), revision=self.tokenizer_revision
             )
         except Exception as error:  # a damaged file makes its readers raise anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__

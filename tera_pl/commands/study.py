@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tera_pl.commands.arguments import Parser
+from tera_pl.config.shipped import require_config
 from tera_pl.errors import RunStoppedError, UserError
 from tera_pl.studies.comparison import as_table, run_study, write_results
 from tera_pl.studies.definition import read_study
@@ -30,7 +31,7 @@ def main(args: Sequence[str]) -> int:
         RunStoppedError: If runs failed, after the others are finished and their table is written.
     """
     parser = Parser("study")
-    parser.add_argument("--config", type=Path, required=True, help="study file")
+    parser.add_argument("--config", required=True, help="study file")
     parser.add_argument("--jobs", type=int, default=1, help="number of runs at the same time")
     parser.add_argument(
         "--shard",
@@ -39,11 +40,12 @@ def main(args: Sequence[str]) -> int:
         "once more without this option for the table",
     )
     options = parser.parse_args(args)
-    study = read_study(options.config)
+    path = require_config(options.config)
+    study = read_study(path)
     if options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}: expected at least 1")
     names = _shard(list(study.entries), options.shard)
-    result = run_study(study, names, options.config.parent, options.jobs)
+    result = run_study(study, names, path.parent, options.jobs)
     if result.stopped_by:
         command = shlex.join(["python", "-m", "tera_pl", "study", *args])
         sys.stderr.write(f"stopped: {result.stopped_by.name}; to resume: {command}\n")

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader
 
+from tera_pl.config.shipped import find_config, near_names, require_config
 from tera_pl.config.yaml_files import parse_yaml, read_yaml
 from tera_pl.errors import UserError
 
@@ -20,9 +21,9 @@ NULLS = ("null", "Null", "NULL", "~")
 def expand(args: Sequence[str] | None) -> list[str]:
     """Expand the `base` of configuration files into `--config` arguments.
 
-    `base` is a top-level list of files, relative to the folder of the file that has it. It means
-    the same as these files followed by the file itself, each given with `--config`: later values
-    override earlier ones.
+    `base` is a top-level list of files, relative to the folder of the file that has it, or of names
+    of shipped configurations. It means the same as these files followed by the file itself, each
+    given with `--config`: later values override earlier ones.
 
     Args:
         args: Command line arguments; those of the process if none are given.
@@ -52,32 +53,40 @@ def expand(args: Sequence[str] | None) -> list[str]:
                 del left[: 0 if equals else 1]
             continue
         value = value if equals else left.pop(0)
-        for fragment in _fragments(value, ()):
+        for fragment in _fragments(value):
             expanded += ["--config", fragment]
     return expanded
 
 
-def _fragments(value: str, above: tuple[Path, ...]) -> list[str]:
+def _fragments(value: str) -> list[str]:
     """List the fragments of a configuration: paths, or texts where `base` was removed."""
     if _is_text(value):
         _check_texts(parse_yaml(value, "--config"), "--config")
         return [value]
-    path = Path(value)
+    return _of_file(require_config(value), ())
+
+
+def _of_file(path: Path, above: tuple[Path, ...]) -> list[str]:
     found_at = path.resolve()
     if found_at in above:
         raise UserError(f"{path}: base: starts from itself, through {above[-1]}")
-    if above and not path.exists():
-        raise UserError(f"{above[-1]}: base: no file {value}")
     config = read_yaml(path)
     _check_texts(config, str(path))
     if "base" not in config:
-        return [value]
+        return [str(path)]
     bases = config.pop("base")
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise UserError(f"{path}: base is {bases!r}: expected a list of files")
     above = (*above, found_at)
-    found = [f for base in bases for f in _fragments(str(found_at.parent / base), above)]
+    found = [f for base in bases for f in _of_file(_find_base(base, found_at), above)]
     return [*found, yaml.safe_dump(config, sort_keys=False)] if config else found
+
+
+def _find_base(base: str, of: Path) -> Path:
+    path = find_config(base, of.parent)
+    if path is None:
+        raise UserError(f"{of}: base: no file {of.parent / base}{near_names(base, of.parent)}")
+    return path
 
 
 def _check_texts(value: Any, place: str) -> None:

@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from tera_pl.adapters import check_targets
 from tera_pl.adapters.supported import inject
+from tera_pl.config.shipped import locate
 from tera_pl.errors import UserError
 from tera_pl.models.hub import find_folder, how_to_download
 from tera_pl.models.packed_attention import ATTENTION, check_packable
@@ -49,7 +50,8 @@ class Backbone:
     """A causal language model and how it is loaded.
 
     Args:
-        path: Folder in the Hugging Face format, or the id of a model on the Hub.
+        path: Folder in the Hugging Face format, on disk or in one of these packages, or the id of a
+            model on the Hub.
         revision: Branch, tag or commit on the Hub. Pin a commit for a reproducible run.
         dtype: Type of the frozen weights. Adapters keep their own precision.
         attn_implementation: Attention kernel (`sdpa`, `eager`, `flash_attention_2`), or null for
@@ -83,7 +85,7 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
     """
     try:
         config = AutoConfig.from_pretrained(
-            backbone.path,
+            locate(backbone.path),
             revision=backbone.revision,
             trust_remote_code=backbone.trust_remote_code,
         )
@@ -120,7 +122,7 @@ def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
     """
     try:
         return AutoTokenizer.from_pretrained(
-            backbone.path,
+            locate(backbone.path),
             revision=backbone.revision,
             trust_remote_code=backbone.trust_remote_code,
         )
@@ -157,7 +159,7 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
     logging.set_verbosity_error()
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            backbone.path,
+            locate(backbone.path),
             config=config,
             revision=backbone.revision,
             output_loading_info=True,
@@ -281,7 +283,7 @@ def prepare_training(model: Any, backbone: Backbone) -> Any:
 
 
 def _what_to_do(backbone: Backbone) -> str:
-    if Path(backbone.path).exists():
+    if Path(locate(backbone.path)).exists():
         return "complete the folder, or set model.init_args.backbone.path to another"
     return how_to_download(backbone.path, backbone.revision)
 

@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 
 from transformers import PretrainedConfig
 
+from tera_pl.config.shipped import locate
 from tera_pl.models.backbone import Backbone
 from tera_pl.models.hub import find_commit
 
@@ -50,7 +51,9 @@ def describe_base(backbone: Backbone) -> BaseDescription:
     """
     # The raw file: defaults that transformers fills in change with its version.
     raw, _ = PretrainedConfig.get_config_dict(
-        backbone.path, revision=backbone.revision, trust_remote_code=backbone.trust_remote_code
+        locate(backbone.path),
+        revision=backbone.revision,
+        trust_remote_code=backbone.trust_remote_code,
     )
     config = {key: raw[key] for key in sorted(raw.keys() - IMMATERIAL)}
     return {

@@ -8,6 +8,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from tera_pl.config.shipped import locate
 from tera_pl.errors import UserError
 
 TIMEOUT_S = 5
@@ -23,7 +24,7 @@ def check_available(path: str, revision: str | None) -> None:
     Raises:
         UserError: If `path` is neither a folder nor an id, or the Hub is needed and unreachable.
     """
-    if Path(path).is_dir():
+    if Path(locate(path)).is_dir():
         return
     try:
         validate_repo_id(path)
@@ -52,7 +53,7 @@ def find_commit(path: str, revision: str | None) -> str | None:
     Returns:
         Forty hexadecimal digits, or None for a folder.
     """
-    folder = None if Path(path).is_dir() else find_folder(path, revision)
+    folder = None if Path(locate(path)).is_dir() else find_folder(path, revision)
     return folder.name if folder else None
 
 
@@ -66,8 +67,8 @@ def find_folder(path: str, revision: str | None) -> Path | None:
     Returns:
         The folder itself, `snapshots/<commit>` in the Hub's cache, or None.
     """
-    if Path(path).is_dir():
-        return Path(path)
+    if Path(locate(path)).is_dir():
+        return Path(locate(path))
     file = try_to_load_from_cache(path, "config.json", revision=revision)
     return Path(file).parent if isinstance(file, str) else None
 

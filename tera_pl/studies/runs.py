@@ -21,6 +21,7 @@ from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.checkpointing.markers import MARKER, claim_folder, read_marker
 from tera_pl.checkpointing.run_directory import KIND as RUN
 from tera_pl.cli import TeraCLI, build
+from tera_pl.config.shipped import locate
 from tera_pl.errors import RunStoppedError, UserError
 from tera_pl.private_api.lightning import subcommand_parser
 from tera_pl.studies.definition import LEARNING_RATE, SEED, Entry
@@ -158,7 +159,7 @@ def _hash_inputs(settings: Any, output: Path) -> dict[str, str]:
     """Hash the files and folders that settings name: data, and a local base model."""
     found = {}
     for text in _texts(settings):
-        path = Path(text)
+        path = Path(locate(text))
         # A folder that contains the results changes with every run.
         if len(text) < 4096 and "\0" not in text and path.exists():
             if output.is_relative_to(path.resolve()):

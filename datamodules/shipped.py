@@ -1,0 +1,19 @@
+"""Files that come with this package, from any folder: MiniWorld's base."""
+
+from pathlib import Path
+
+
+def locate(path: str) -> str:
+    """Find a folder that comes with this package, such as `datamodules/miniworld/base`.
+
+    Args:
+        path: A path, or the id of a tokenizer on the Hub.
+
+    Returns:
+        The path, unchanged if it exists or this package does not have it.
+    """
+    package = Path(__file__).parent
+    inside = package.parent / path
+    if path.partition("/")[0] != package.name or Path(path).exists() or not inside.exists():
+        return path
+    return str(inside)
