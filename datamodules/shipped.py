@@ -13,7 +13,7 @@ def locate(path: str) -> str:
         The path, unchanged if it exists or this package does not have it.
     """
     package = Path(__file__).parent
-    inside = package.parent / path
-    if path.partition("/")[0] != package.name or Path(path).exists() or not inside.exists():
+    if not path.startswith(f"{package.name}/") or ".." in path or Path(path).exists():
         return path
-    return str(inside)
+    inside = package.parent / path
+    return str(inside) if inside.exists() else path

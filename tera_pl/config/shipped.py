@@ -25,7 +25,9 @@ def find_config(name: str, folder: Path = Path()) -> Path | None:
         Its path, or None.
     """
     path = folder / name
-    return path if path.exists() else _shipped_configs().get(_without_prefix(name))
+    if path.exists():
+        return path
+    return _shipped_configs().get(_without_prefix(name)) if name.startswith(_PREFIXES) else None
 
 
 def require_config(name: str) -> Path:
@@ -74,8 +76,8 @@ def locate(path: str) -> str:
     Returns:
         The path, unchanged if it exists or no package has it.
     """
-    package = path.partition("/")[0]
-    if package not in PACKAGES or Path(path).exists():
+    package, slash, _ = path.partition("/")
+    if not slash or package not in PACKAGES or ".." in path or Path(path).exists():
         return path
     spec = importlib.util.find_spec(package)
     for found in spec.submodule_search_locations or () if spec else ():
