@@ -1,10 +1,11 @@
 """User errors are one clear line that names the module or the setting."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from torch import nn
 
 from tera_pl.adapters import TeraConfig, check_targets
@@ -70,7 +71,7 @@ def test_settings_that_do_not_fit_the_model(
 def test_a_prime_size() -> None:
     net = nn.ModuleDict({"first": nn.Linear(8, 6), "prime": nn.Linear(8, 13)})
     with pytest.raises(ValueError, match="module prime: cannot split size 13 into 2 modes"):
-        get_peft_model(net, TeraConfig(target_modules=["first", "prime"]))
+        get_peft_model(net, TeraConfig(target_modules=["first", "prime"], out_modes=2))
     unsplit = TeraConfig(target_modules=["prime"], out_modes=1)
     get_peft_model(nn.ModuleDict({"prime": nn.Linear(8, 13)}), unsplit)
 
@@ -114,3 +115,33 @@ def test_unknown_targets(llama: Callable, config: type, targets: object, hint: s
 )
 def test_known_targets(llama: Callable, config: object) -> None:
     check_targets(llama(), config)
+
+
+def test_default_splits_only_what_can_be_split(tmp_path: Path) -> None:
+    sizes = {"even": 8, "two": 2, "prime": 13}
+
+    def adapt(targets: Sequence[str], **settings: object) -> PeftModel:
+        torch.manual_seed(0)
+        net = nn.ModuleDict({name: nn.Linear(6, size) for name, size in sizes.items()})
+        return get_peft_model(net, TeraConfig(target_modules=list(targets), **settings))
+
+    with pytest.warns(
+        UserWarning, match=r"not split the output dimension of 2 modules.*: two \(2\), \.\.\."
+    ) as seen:
+        model = adapt(sizes)
+    assert len(seen) == 1
+    # 8 is 2 x 4; every input is one mode.
+    assert model.get_nb_trainable_parameters()[0] == (2 + 4 + 6) + (2 + 6) + (13 + 6)
+    unsplit = {"out_modes": 1}
+    explicit = adapt(sizes, out_modes=2, modes_pattern={"two": unsplit, "prime": unsplit})
+    found, expected = (m.peft_config["default"].frozen_sha256 for m in (model, explicit))
+    assert found == expected
+    model.save_pretrained(tmp_path)
+    again = TeraConfig.from_pretrained(tmp_path)
+    assert again.out_modes is None
+    with pytest.warns(UserWarning, match="two"):
+        get_peft_model(nn.ModuleDict({n: nn.Linear(6, s) for n, s in sizes.items()}), again)
+    # Where all can be split, the default is the number that it was, in files too.
+    assert adapt(["even"]).peft_config["default"].to_dict()["out_modes"] == 2
+    with pytest.raises(ValueError, match="module two: cannot split size 2 into 2 modes"):
+        adapt(sizes, out_modes=2)

@@ -10,6 +10,7 @@ from tera_pl.errors import UserError
 from tera_pl.tensor import Compute, CoreInit, FactorInit
 
 PATTERN_KEYS = {"out_modes", "in_modes", "ranks"}
+DEFAULT_OUT_MODES = 2
 
 
 @dataclass
@@ -22,8 +23,9 @@ class TeraConfig(AdapterConfig):
 
     Args:
         out_modes: Modes of the output dimension: their number, as equal as possible, or their
-            sizes. 1 does not split the dimension.
-        in_modes: Modes of the input dimension, likewise.
+            sizes. 1 does not split the dimension. If not given, two, and a dimension that cannot
+            be split, because it is prime or less than 4, stays as it is.
+        in_modes: Modes of the input dimension, likewise; it is not split if not given.
         modes_pattern: Different `out_modes`, `in_modes` or `ranks` for modules whose name ends in,
             or matches, a key.
         ranks: One rank per mode, at most its size; the sizes themselves if not given, as in the
@@ -53,7 +55,7 @@ class TeraConfig(AdapterConfig):
     method = "TERA"
     BOUND = ("scaling",)
 
-    out_modes: int | list[int] = 2
+    out_modes: int | list[int] | None = None
     in_modes: int | list[int] = 1
     modes_pattern: dict[str, dict[str, Any]] = field(default_factory=dict)
     ranks: list[int] | None = None
@@ -72,8 +74,22 @@ class TeraConfig(AdapterConfig):
         # The hash that was given, apart from the one that injection writes into the field: a
         # configuration may be used for another model after this one.
         self.expected_sha256 = self.frozen_sha256
+        # Whether injection has met a dimension that the default of `out_modes` does not split.
+        self.has_unsplit = False
         self._check_zero_vector()
         self._check_modes()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the settings, as adapter_config.json and checkpoints store them.
+
+        Returns:
+            Values by name. The default of `out_modes` is given by its number, unless that does not
+            describe all layers.
+        """
+        settings = super().to_dict()
+        if self.out_modes is None and not self.has_unsplit:
+            settings["out_modes"] = DEFAULT_OUT_MODES
+        return settings
 
     def _check_zero_vector(self) -> None:
         if self.zero_vector != "longest" and not isinstance(self.zero_vector, int):
@@ -82,7 +98,8 @@ class TeraConfig(AdapterConfig):
             )
 
     def _check_modes(self) -> None:
-        _check_sizes("", {"out_modes": self.out_modes, "in_modes": self.in_modes})
+        out_modes = DEFAULT_OUT_MODES if self.out_modes is None else self.out_modes
+        _check_sizes("", {"out_modes": out_modes, "in_modes": self.in_modes})
         for pattern, modes in self.modes_pattern.items():
             where = f"modes_pattern[{pattern!r}]"
             if not isinstance(modes, dict) or (unknown := modes.keys() - PATTERN_KEYS):

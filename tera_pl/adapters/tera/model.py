@@ -1,6 +1,7 @@
 """Inject TeRA into a model, with one copy of every frozen core and factor."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from tera_pl.adapters.config import missing_hash
 from tera_pl.adapters.layer import AdapterLayer
 from tera_pl.adapters.model import AdapterModel
-from tera_pl.adapters.tera.config import TeraConfig
+from tera_pl.adapters.tera.config import DEFAULT_OUT_MODES, TeraConfig
 from tera_pl.adapters.tera.layer import FrozenNetwork, TeraLayer
 from tera_pl.errors import UserError
 from tera_pl.tensor import (
@@ -41,7 +42,8 @@ class TeraModel(AdapterModel):
     tuner_layer_cls = TeraLayer
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.projections = SharedProjections()  # PEFT injects layers, which take it, in `__init__`
+        # PEFT injects layers in `__init__`.
+        self.projections = SharedProjections()
         super().__init__(*args, **kwargs)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
@@ -60,8 +62,13 @@ class TeraModel(AdapterModel):
             UserError: If a key of `modes_pattern` matches no target, or the frozen tensors do not
                 have the hash in the configuration.
         """
-        result = super().inject_adapter(model, adapter_name, *args, **kwargs)
         config = self.peft_config[adapter_name]
+        # Sizes of output dimensions that the default of `out_modes` cannot split, by module.
+        self._unsplit: dict[str, int] = {}
+        result = super().inject_adapter(model, adapter_name, *args, **kwargs)
+        config.has_unsplit = bool(self._unsplit)
+        if self._unsplit:
+            warnings.warn(_describe_unsplit(self._unsplit), stacklevel=2)
         _check_patterns(model, config, adapter_name)
         found = _fingerprint(_frozen_tensors(model, adapter_name))
         # With save_frozen, the saved tensors are about to replace what was drawn here.
@@ -84,7 +91,9 @@ class TeraModel(AdapterModel):
     def _frozen_network(self, layer: AdapterLayer, config: TeraConfig, key: str) -> FrozenNetwork:
         pattern = get_pattern_key(config.modes_pattern.keys(), key)
         modes = config.modes_pattern.get(pattern, {})
-        out_modes = plan_modes(layer.out_features, modes.get("out_modes", config.out_modes))
+        out_modes = self._out_modes(
+            layer.out_features, modes.get("out_modes", config.out_modes), key
+        )
         in_modes = plan_modes(layer.in_features, modes.get("in_modes", config.in_modes))
         ranks = _check_ranks(modes.get("ranks", config.ranks), (*out_modes, *in_modes))
         core, factors = network_keys(
@@ -104,6 +113,15 @@ class TeraModel(AdapterModel):
 
         factor_tensors = [get(factor) for factor in factors]
         return FrozenNetwork(get(core), factor_tensors, len(out_modes), self.projections)
+
+    def _out_modes(self, size: int, modes: int | list[int] | None, key: str) -> tuple[int, ...]:
+        if modes is not None:
+            return plan_modes(size, modes)
+        try:
+            return plan_modes(size, DEFAULT_OUT_MODES)
+        except UserError:
+            self._unsplit[key] = size
+            return (size,)
 
     @classmethod
     def _get_adapter_state_dict(
@@ -140,6 +158,14 @@ class TeraModel(AdapterModel):
         if config.save_frozen:
             _restore_frozen(frozen, saved, config)
         return {name: v for name, v in state.items() if not name.startswith(FROZEN_PREFIX)}
+
+
+def _describe_unsplit(sizes: Mapping[str, int]) -> str:
+    key, size = next(iter(sizes.items()))
+    return (
+        f"TeRA does not split the output dimension of {len(sizes)} modules, which is not a product "
+        f"of {DEFAULT_OUT_MODES} numbers above 1: {key} ({size}){', ...' if len(sizes) > 1 else ''}"
+    )
 
 
 def _check_ranks(ranks: Sequence[int] | None, modes: Sequence[int]) -> tuple[int, ...]:
