@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
+from tera_pl.allocator import keep_freed_memory
 from tera_pl.callbacks.resources import peak_memory_bytes
 from tera_pl.cli import ConfigurationCLI, build, guard
 from tera_pl.errors import UserError
@@ -64,6 +65,8 @@ def main(args: Sequence[str]) -> int:
             "data.init_args.tokens_per_batch is set: Hugging Face Trainer has batches of a fixed "
             "number of examples: expected null"
         )
+    if not torch.cuda.is_available():
+        keep_freed_memory()  # as `fit` does
     data.prepare_data()
     data.setup("fit")
     # The default attention of transformers, whatever the configuration says.

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tera_pl.adapters.caching import cache_delta_weights, clear_cached_delta_weights
+from tera_pl.allocator import keep_freed_memory
 from tera_pl.analysis.accounting import bytes_of
 from tera_pl.benchmarking.mixed_batches import time_mixed_batches
 from tera_pl.benchmarking.models import adapt, build_base
@@ -75,6 +76,8 @@ def measure(settings: Settings) -> Measured:
         Timings and memory.
     """
     device, rounds = settings.device, settings.rounds
+    if device.type == "cpu":
+        keep_freed_memory()  # as `fit` does
     base = build_base(settings.shape, device, DTYPES[settings.dtype])
     models = {name: adapt(base, name) for name in settings.methods}
     timings: dict[str, Mapping[str, Timing]] = {}

@@ -9,10 +9,12 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
+from tera_pl.allocator import keep_freed_memory
 from tera_pl.callbacks import BestCheckpoint, ProgressLine, Terminal
 from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
 from tera_pl.checkpointing.checkpoint_paths import KEYWORDS, find_checkpoint
@@ -139,6 +141,8 @@ class TeraCLI(LightningCLI):
         check_trainer(self._built("trainer"), str(self.subcommand))
         with user_errors("trainer"):
             trainer = super().instantiate_trainer(**kwargs)
+        if isinstance(trainer.accelerator, CPUAccelerator):
+            keep_freed_memory()
         check_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
         self._check_monitors(trainer)
         return trainer

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tera_pl.__main__ import main as command
-from tera_pl.cli import main
+from tera_pl.cli import lightning_cli, main
 
 pytestmark = pytest.mark.slow
 
@@ -40,8 +40,11 @@ def test_a_development_run_leaves_nothing(subcommand, here, tiny_config, tmp_pat
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    kept: list[bool] = []
+    monkeypatch.setattr(lightning_cli, "keep_freed_memory", lambda: kept.append(True))
     before = files(here)
     assert run(subcommand, tiny_config, "--trainer.fast_dev_run=true") == 0
+    assert kept == [True]  # a run on the CPU
     assert files(here) == before
     assert not [p.name for p in temporary.iterdir() if p.name.startswith("tera_pl")]
 

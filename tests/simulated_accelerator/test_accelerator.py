@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from tera_pl.adapters import TeraConfig
 from tera_pl.analysis.delta_weights import layer_delta_weight, layer_singular_values
 from tera_pl.callbacks import ResourceMonitor
-from tera_pl.cli import main
+from tera_pl.cli import lightning_cli, main
 from tera_pl.models.backbone import add_adapter
 from tera_pl.tensor import full_float32, network
 from tests.simulated_accelerator import (
@@ -146,7 +146,8 @@ def config(tiny_config, monkeypatch):
 @pytest.mark.slow
 def test_step_waits_for_the_device_once_and_multiplies_as_set(config, monkeypatch, simulation):
     """The one wait is the look at the loss that keeps a NaN from the weights."""
-    places, flags = [], []
+    places, flags, kept = [], [], []
+    monkeypatch.setattr(lightning_cli, "keep_freed_memory", lambda: kept.append(True))
 
     def start(self, trainer, module, batch, index):
         self._batch_start = 0.0
@@ -157,6 +158,7 @@ def test_step_waits_for_the_device_once_and_multiplies_as_set(config, monkeypatc
     torch.set_float32_matmul_precision("highest")
     assert main(["fit", "--config", config]) == 0
     assert flags == ["high"] * 6
+    assert kept == []
     assert torch.get_float32_matmul_precision() == "highest"
     # The first two have the precision guard's and the optimizer's first steps.
     steps = [simulation.waits[a:b] for a, b in pairwise(places[2:])]
