@@ -14,7 +14,7 @@ TRAINER_COMMANDS = {
 COMMANDS = {
     "benchmark": "time every method against the frozen base model",
     "estimate": "predict parameters, disk space, peak memory and FLOPs of a run",
-    "export": "write a checkpoint as a PEFT adapter or as a merged transformers model",
+    "export": "write a checkpoint as an adapter, a LoRA adapter or a merged transformers model",
     "learning_rates": "derive learning rates of methods from that of a reference method",
     "report": "write tables and figures of finished runs",
     "study": "run or resume a study: learning rate search and seeds per configuration",

@@ -4,19 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tera_pl.analysis.low_rank import check_convertible
 from tera_pl.analysis.merging import check_mergeable
 from tera_pl.checkpointing.atomic_writes import atomic_folder, check_target, write_atomically
 from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
 from tera_pl.checkpointing.trained_model import load_trained_model
 from tera_pl.errors import UserError
+from tera_pl.export.lora import LoraSettings, convert
 from tera_pl.export.merged_model import comparison_prompts, dequantize_base, write_merged
 from tera_pl.export.model_card import write_card
+from tera_pl.export.validation_loss import ValidationLoss
 from tera_pl.reporting.result_files import read_results
 
 KIND = "export"
 
 
-def export_checkpoint(
+def export_checkpoint(  # noqa: PLR0913 - each is an option of the command
     ckpt_path: Path,
     output: Path,
     *,
@@ -26,6 +29,7 @@ def export_checkpoint(
     dequantize: bool = False,
     max_shard_size: str = "5GB",
     overwrite: bool = False,
+    lora: LoraSettings | None = None,
 ) -> dict[str, Any]:
     """Write adapter or model, tokenizer and model card; the folder appears when it is complete.
 
@@ -38,13 +42,15 @@ def export_checkpoint(
         dequantize: Whether to dequantize a quantized base before merging.
         max_shard_size: Size of the largest file of weights, for example `5GB`.
         overwrite: Whether to replace an earlier export at `output`.
+        lora: How to convert the adapter to a LoRA adapter; None to keep its method.
 
     Returns:
-        The rounding errors of merging, as in `export_report.json`; empty without merging.
+        The content of `export_report.json`: the rounding errors of merging, or what the LoRA
+        adapter keeps; empty if the adapter is written as it is.
 
     Raises:
         UserError: If the checkpoint is not one of a run, the output is not empty, or the adapter
-            cannot be merged.
+            cannot be merged or converted.
         RunStoppedError: If the merged model differs by more than rounding; nothing is written.
     """
     check_target(output, KIND, replace=overwrite)
@@ -53,13 +59,16 @@ def export_checkpoint(
     if not ckpt_path.is_file():
         raise UserError(f"--ckpt_path: no file {ckpt_path}: expected a .ckpt of a run")
     checkpoint = AtomicCheckpointIO().load_checkpoint(ckpt_path)
-    # An adapter that cannot be merged is refused before any weight is loaded.
-    trained = load_trained_model(
-        checkpoint, backbone, trust_remote_code, check=check_mergeable if merge else None
-    )
+    check = check_mergeable if merge else check_convertible if lora else None
+    config = lora.config if lora else None
+    validation = None if config is None else ValidationLoss(config, backbone)
+    # An adapter that cannot be merged or converted is refused before any weight is loaded.
+    trained = load_trained_model(checkpoint, backbone, trust_remote_code, check=check)
     del checkpoint
+    if lora is not None and trained.adapter is None:
+        raise UserError("--as lora: the run trained every weight and has no adapter to convert")
     results = read_results(run / "results.json")
-    report: dict[str, Any] = {}
+    report = {} if lora is None else convert(trained, lora, validation)
     with atomic_folder(output, KIND, replace=overwrite) as folder:
         if merge and trained.adapter is not None:
             dequantize_base(trained.model, allowed=dequantize)

@@ -15,6 +15,10 @@ USE_ADAPTER = """    import tera_pl.adapters  # registers the method with PEFT
 
     model = AutoPeftModelForCausalLM.from_pretrained("<this folder>")
 """
+USE_LORA = """    from peft import AutoPeftModelForCausalLM
+
+    model = AutoPeftModelForCausalLM.from_pretrained("<this folder>")
+"""
 USE_MODEL = """    from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained("<this folder>")
@@ -31,15 +35,17 @@ def write_card(
         trained: The exported model.
         run: The run directory.
         results: Content of its results.json; empty if it has no results.
-        report: Rounding errors of merging; empty without merging.
+        report: What merging or the conversion to LoRA changed; empty without one.
     """
-    is_adapter = trained.adapter is not None and not report
+    is_lora, is_merged = "rank" in report, "merged_layers" in report
+    is_adapter = trained.adapter is not None and not is_merged
+    method = [trained.adapter.peft_type.lower()] if trained.adapter else []
     backbone = trained.spec.backbone
     head = {
         "base_model": backbone["path"],
         "library_name": "peft" if is_adapter else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["tera_pl", *([trained.adapter.peft_type.lower()] if trained.adapter else [])],
+        "tags": ["tera_pl", *method, *(["lora"] if is_lora else [])],
     }
     identity = {
         "base revision": backbone["commit"] or backbone["revision"] or "a local folder",
@@ -54,8 +60,8 @@ def write_card(
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {markdown(run.parent.name)}\n",
-        USE_ADAPTER if is_adapter else USE_MODEL,
-        "## Scores\n",
+        USE_LORA if is_lora else USE_ADAPTER if is_adapter else USE_MODEL,
+        "## Scores before the conversion to LoRA\n" if is_lora else "## Scores\n",
         _table(results.get("test", {}).get("scores", {})) or "Not tested.\n",
         "## Counts\n",
         _table(counts) or "Not recorded.\n",
@@ -67,7 +73,7 @@ def write_card(
         _block(trained.spec.adapter or {}),
     ]
     if report:
-        parts += ["## Merging\n", _table(report)]
+        parts += ["## LoRA\n" if is_lora else "## Merging\n", _table(report)]
     write_atomically(folder / "README.md", "\n".join(parts))
 
 
