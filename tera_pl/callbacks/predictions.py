@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from tera_pl.checkpointing.run_directory import run_directory, tensorboard
+from tera_pl.checkpointing.run_directory import keep_older, run_directory, tensorboard
 from tera_pl.reporting.markup import code, code_block, markdown
 
 Prediction = dict[str, Any]
@@ -91,7 +91,7 @@ class PredictionWriter(Callback):
         rank = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
         self._path = run_directory(trainer) / f"predictions{rank}.jsonl"
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        _keep_older(self._path)
+        keep_older(self._path)
 
     def _write(self, trainer: Trainer, outputs: dict[str, list[Prediction]]) -> None:
         assert self._path is not None
@@ -105,14 +105,6 @@ class PredictionWriter(Callback):
         text = "\n\n---\n\n".join(_format(prediction) for prediction in self._sample)
         for writer in tensorboard(trainer):
             writer.add_text(tag, text, global_step=trainer.global_step)
-
-
-def _keep_older(path: Path) -> None:
-    if path.exists():
-        number = 1
-        while (older := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
-            number += 1
-        path.rename(older)
 
 
 def _format(prediction: Prediction) -> str:

@@ -14,9 +14,10 @@ from lightning.pytorch import Callback, Trainer
 from tera_pl.callbacks.resources import find_monitor
 from tera_pl.callbacks.task import Task
 from tera_pl.checkpointing.atomic_writes import write_atomically
-from tera_pl.checkpointing.run_directory import run_directory
+from tera_pl.checkpointing.run_directory import keep_older, run_directory
 from tera_pl.checkpointing.run_spec import class_path
 from tera_pl.contracts import IncompleteMetric, complete
+from tera_pl.reporting.record_losses import losses_file, write_losses
 
 PACKAGES = ("tera-pl", "torch", "lightning", "transformers", "peft", "datasets", "torchmetrics")
 
@@ -26,7 +27,8 @@ class ResultsWriter(Callback):
 
     It has one section per stage with its scores; the settings of adapter, backbone, optimizer and
     data; counts, bytes, seconds, peak memory; seed and versions. When a stage runs again, its older
-    section moves to `previous`.
+    section moves to `previous`. The loss of every record is in `losses_<stage>.csv`; that of `fit`
+    is of its last validation.
     """
 
     def __init__(self) -> None:
@@ -45,11 +47,15 @@ class ResultsWriter(Callback):
         """Remember the scores of a validation in `fit`; write those of `validate`."""
         if trainer.state.fn == "fit":
             self._validation = {k: v for k, v in _scores(trainer).items() if k.startswith("val/")}
+            if not trainer.sanity_checking:
+                _write_losses(trainer, pl_module, "fit")
         if trainer.state.fn == "validate":
+            _write_losses(trainer, pl_module, "validate")
             self._write(trainer, pl_module, "validate")
 
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the test scores."""
+        _write_losses(trainer, pl_module, "test")
         self._write(trainer, pl_module, "test")
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,6 +94,15 @@ class ResultsWriter(Callback):
         }
         results["environment"] = _environment()
         write_atomically(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write_losses(trainer: Trainer, task: Task, stage: str) -> None:
+    path = run_directory(trainer) / losses_file(stage)
+    if not trainer.is_global_zero:
+        return
+    if stage != "fit":  # whose validations follow each other
+        keep_older(path)
+    write_losses(path, task.record_losses)
 
 
 def _scores(trainer: Trainer) -> dict[str, float]:

@@ -6,6 +6,7 @@ from peft import PeftConfig
 
 from tera_pl.checkpointing.run_spec import RunSpec
 from tera_pl.contracts import Metric
+from tera_pl.metrics import RecordLoss
 from tera_pl.models.backbone import Backbone
 
 
@@ -25,5 +26,7 @@ class Task(Protocol):
     # Dataclasses.
     schedule: Any
     generation: Any
+    # Of the last validation or test, over all processes.
+    record_losses: list[RecordLoss]
     # Names of the settings in which a loaded checkpoint differs.
     changed: list[str]

@@ -124,7 +124,9 @@ class Terminal(Callback):
         scores = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
-            if name.startswith((prefix, "train/")) and name.count("/") == 1
+            if name.startswith((prefix, "train/"))
+            and name.count("/") == 1
+            and not name.endswith("_se")
         }
         parts = [f"step {step}" if total is None else f"step {step}/{total:.0f}"]
         parts += [f"{name} {as_score(value)}" for name, value in scores.items()]

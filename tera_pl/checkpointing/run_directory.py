@@ -88,6 +88,19 @@ def _new_version(folder: Path) -> Path:
     return folder / f"version_{number}"
 
 
+def keep_older(path: Path) -> None:
+    """Give an older file of a run a numbered name that is free: `<name>-1.<suffix>`.
+
+    Args:
+        path: The file, in a run directory; it may be missing.
+    """
+    if path.exists():
+        number = 1
+        while (older := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+            number += 1
+        path.rename(older)
+
+
 class RunConfig(SaveConfigCallback):
     """Mark the run directory and write the configuration into it, atomically.
 

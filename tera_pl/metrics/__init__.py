@@ -6,6 +6,7 @@ from tera_pl.metrics.dialogue import DialogueScores, clean_dialogue
 from tera_pl.metrics.math import MathAccuracy
 from tera_pl.metrics.number import NumericAccuracy, extract_number
 from tera_pl.metrics.option_letter import OptionLetterAccuracy, extract_option_letter
+from tera_pl.metrics.record_loss import RecordLoss, loss_per_token, loss_scores, perplexity
 
 __all__ = [
     "AnswerAccuracy",
@@ -14,8 +15,12 @@ __all__ = [
     "MathAccuracy",
     "NumericAccuracy",
     "OptionLetterAccuracy",
+    "RecordLoss",
     "clean_dialogue",
     "extract_choice",
     "extract_number",
     "extract_option_letter",
+    "loss_per_token",
+    "loss_scores",
+    "perplexity",
 ]

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from tera_pl.reporting.runs import Run
 
+# In nats per supervised token, with standard errors over records.
+LOSS_SCORES = ("loss", "loss_se", "perplexity", "perplexity_se")
+
 
 @dataclass(frozen=True)
 class Column:
@@ -15,12 +18,14 @@ class Column:
         title: Its title in the table.
         scores: Names of the test scores whose mean it is.
         factor: Factor that converts it to percent.
+        lower_is_better: Whether a method with a lower score is better.
     """
 
     name: str
     title: str
     scores: tuple[str, ...]
     factor: float = 100.0
+    lower_is_better: bool = False
 
     def value(self, run: Run) -> float | None:
         """Compute the score of a run in percent, or None if one of the scores is missing."""
@@ -71,7 +76,8 @@ def _mean(columns: Sequence[Column], title: str) -> Column:
 
 
 def _generic(dataset: str, runs: Sequence[Run]) -> Layout:
-    names = list(dict.fromkeys(name for run in runs for name in run.scores))
+    # Losses have a table of their own.
+    names = dict.fromkeys(name for run in runs for name in run.scores if name not in LOSS_SCORES)
     tasks = [n.removeprefix("accuracy/") for n in names if n.startswith("accuracy/")]
     if "accuracy" in names:
         headline = Column("accuracy", "accuracy", ("accuracy",))
@@ -79,6 +85,7 @@ def _generic(dataset: str, runs: Sequence[Run]) -> Layout:
     else:
         # All scores, unscaled.
         columns = tuple(Column(name, name, (name,), 1.0) for name in names)
+        columns = columns or (Column("loss", "loss", ("loss",), 1.0, lower_is_better=True),)
         headline = columns[0]
     return Layout(f"{dataset}: test scores", columns, headline, 1 if tasks else 2)
 

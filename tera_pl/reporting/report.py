@@ -11,6 +11,7 @@ from tera_pl.reporting.drawing import save
 from tera_pl.reporting.figures import draw_all
 from tera_pl.reporting.groups import check_same_protocol, group_runs, protocol_differences
 from tera_pl.reporting.layouts import layout_for
+from tera_pl.reporting.loss_tables import loss_rows, losses_to_csv
 from tera_pl.reporting.published import published_for
 from tera_pl.reporting.runs import Run, read_runs
 from tera_pl.reporting.tables import make_table, to_csv
@@ -71,8 +72,13 @@ def _write_section(runs: Sequence[Run], folder: Path) -> Section:
     name = re.sub(r"\W+", "-", f"{dataset} {backbone}").strip("-").lower()
     with open_atomically(folder / f"{name}.csv") as file:
         file.write(to_csv(table).encode("utf-8"))
+    losses = loss_rows(groups)
+    if losses:
+        with open_atomically(folder / f"{name}-losses.csv") as file:
+            file.write(losses_to_csv(losses).encode("utf-8"))
     drawings = draw_all(groups, layout.headline)
     for drawing in drawings:
         if drawing.figure:
             save(drawing.figure, folder / f"{name}-{drawing.name}.png")
-    return Section(name, table, tuple(groups), tuple(drawings), protocol_differences(runs))
+    mixed = protocol_differences(runs)
+    return Section(name, table, tuple(losses), tuple(groups), tuple(drawings), mixed)

@@ -81,6 +81,13 @@ class Run:
         return {k.removeprefix("test/"): v for k, v in found.items() if math.isfinite(v)}
 
     @property
+    def validation_scores(self) -> dict[str, float]:
+        """Finite scores of the last validation of `fit` by name, without `val/`."""
+        found = self.results.get("fit", {}).get("scores", {})
+        scores = {k.removeprefix("val/"): v for k, v in found.items() if k.startswith("val/")}
+        return {k: v for k, v in scores.items() if math.isfinite(v)}
+
+    @property
     def resources(self) -> Mapping[str, Any]:
         """Counts and costs of training; empty if the run was only tested."""
         return self.results.get("fit", {}).get("resources", {})

@@ -31,7 +31,9 @@ def best_groups(groups: Sequence[Group], headline: Column) -> list[Group]:
     for group in groups:
         scores = scores_of(group, headline)
         known = best.get(group.method)
-        if scores and (known is None or mean(scores) > mean(scores_of(known, headline))):
+        if scores and known is not None:
+            best[group.method] = _best([known, group], headline)
+        elif scores:
             best[group.method] = group
     return list(best.values())
 
@@ -144,7 +146,13 @@ def mean_spectra(run: Run) -> dict[str, np.ndarray]:
 
 def _best(groups: Sequence[Group], headline: Column) -> Group:
     """Return the group with the best score, or the first if none has a score."""
-    return max(groups, key=lambda group: mean(scores_of(group, headline) or [float("-inf")]))
+    sign = -1 if headline.lower_is_better else 1
+
+    def score(group: Group) -> float:
+        scores = scores_of(group, headline)
+        return sign * mean(scores) if scores else float("-inf")
+
+    return max(groups, key=score)
 
 
 def _modes(group: Group) -> str:

@@ -73,7 +73,7 @@ class Table:
         }
         if row not in rivals or column.name not in row.cells or len(means) < 2:
             return None
-        index = sorted(means, reverse=True).index(
+        index = sorted(means, reverse=not column.lower_is_better).index(
             round(row.cells[column.name].mean, self.layout.decimals)
         )
         return index + 1 if index < 2 else None

@@ -12,6 +12,7 @@ from typing import Any
 from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.reporting.figures import Drawing
 from tera_pl.reporting.groups import Group, differing_settings
+from tera_pl.reporting.loss_tables import LossRow, losses_to_markdown
 from tera_pl.reporting.markup import code, code_block, html_text, markdown
 from tera_pl.reporting.runs import Omission, Run
 from tera_pl.reporting.tables import Table, to_markdown
@@ -31,6 +32,13 @@ MARKS = (
     "not ranked. — is an unknown value."
 )
 
+LOSSES = (
+    "Loss in nats per supervised token, of all records together, and perplexity, its exponential; "
+    "± is the standard error over records, by the delta method. The loss of several seeds is their "
+    "mean, with its standard deviation over seeds. The last column compares the losses of the same "
+    "records: minus those of the method with the lowest loss. Validation is the last one of `fit`."
+)
+
 
 @dataclass(frozen=True)
 class Section:
@@ -39,6 +47,7 @@ class Section:
     Args:
         name: Prefix of its files.
         table: The table.
+        losses: Losses of validation and test; empty for runs without them.
         groups: Its groups of runs.
         drawings: Its figures, and the reasons for missing ones.
         mixed: Protocol fields in which runs differ, with their values.
@@ -46,6 +55,7 @@ class Section:
 
     name: str
     table: Table
+    losses: tuple[LossRow, ...]
     groups: tuple[Group, ...]
     drawings: tuple[Drawing, ...]
     mixed: Mapping[str, Sequence[Any]]
@@ -85,6 +95,9 @@ def write_page(
         if section.mixed:
             parts.append("These runs have **different protocols**; --allow_mixed averages them:")
             parts.append(_bullets(f"{code(k)}: {_values(v)}" for k, v in section.mixed.items()))
+        if section.losses:
+            parts += ["### Loss and perplexity", LOSSES, losses_to_markdown(section.losses)]
+            parts.append(f"Unrounded: [{section.name}-losses.csv]({section.name}-losses.csv).")
         parts += ["### Figures", *_figures(section)]
         parts += ["### What differs from the paper", _bullets(_differences(section))]
         parts += ["### Settings", *_settings(section)]

@@ -37,7 +37,7 @@ from tera_pl.private_api.transformers import attention_implementation
 from tera_pl.tasks.checks import check_metric, check_tokenizer, check_vocabulary, try_adapter
 from tera_pl.tasks.evaluation import EvaluationModule
 from tera_pl.tasks.generation import Generation
-from tera_pl.tasks.loss import prepare, supervised_loss
+from tera_pl.tasks.loss import prepare, row_losses, supervised_loss
 from tera_pl.tasks.optimizer import build_optimizer
 from tera_pl.tasks.positions import check_positions
 from tera_pl.tasks.schedule import Schedule
@@ -46,8 +46,9 @@ from tera_pl.tasks.schedule import Schedule
 class CausalLMTask(EvaluationModule):
     """Causal language modeling with an adapter on a frozen backbone.
 
-    The loss is in nats per supervised token (label other than -100). Validation and test log the
-    loss and, if a metric is given, its scores of generated answers. Weights are loaded in
+    The loss is in nats per supervised token (label other than -100). Validation and test log loss
+    and perplexity, with standard errors over records, and the scores of generated answers if a
+    metric is given. Weights are loaded in
     `configure_model`, after the data and the configuration have been checked. Checkpoints hold the
     trainable tensors only.
 
@@ -101,7 +102,7 @@ class CausalLMTask(EvaluationModule):
         """List every scalar that validation can log and a callback can monitor."""
         metric = self.metric_of("val")
         names = [] if metric is None else metric.names()
-        return {"val/loss", *(f"val/{name}" for name in names)}
+        return {"val/loss", "val/perplexity", *(f"val/{name}" for name in names)}
 
     def prepare_data(self) -> None:
         """Look for the backbone before any data is read."""
@@ -224,6 +225,11 @@ class CausalLMTask(EvaluationModule):
         """Mean cross-entropy in nats over the supervised tokens, and the number of these tokens."""
         prepared = batch["loss"] if "loss" in batch else self._prepare_loss(batch)
         return supervised_loss(self.model, prepared)
+
+    def compute_row_losses(self, batch: Mapping[str, Any]) -> list[Tensor]:
+        """Compute per row of a batch the losses of its supervised tokens, on the CPU."""
+        prepared = batch["loss"] if "loss" in batch else self._prepare_loss(batch)
+        return row_losses(self.model, prepared, batch["labels"])
 
     def _prepare_loss(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         attention = attention_implementation(self.model.config)

@@ -10,15 +10,16 @@ from torch import Tensor
 
 from tera_pl.adapters.caching import cache_delta_weights, clear_cached_delta_weights
 from tera_pl.contracts import EvalBatch, Metric, PromptBatch
+from tera_pl.metrics.record_loss import RecordLoss, gather_records, loss_scores
 from tera_pl.tasks.generation import Generation, generate_answers
 from tera_pl.tasks.lockstep import lockstep
 from tera_pl.tasks.predictions import Predictions, judge
 
 
 class EvaluationModule(LightningModule):
-    """Logs the loss of validation and test batches, and scores generated answers.
+    """Logs loss and perplexity of validation and test, and scores generated answers.
 
-    A subclass sets the attributes and defines `compute_loss`.
+    A subclass sets the attributes and defines `compute_row_losses`.
     """
 
     # A PeftModel, or a PreTrainedModel without an adapter.
@@ -27,9 +28,11 @@ class EvaluationModule(LightningModule):
     generation: Generation
     metric: Metric | None
     generate_in_validation: bool
+    # Of the current or last evaluation; at its end those of all processes.
+    record_losses: list[RecordLoss]
 
-    def compute_loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, int]:
-        """Compute the mean loss of the supervised tokens, and count these tokens."""
+    def compute_row_losses(self, batch: Mapping[str, Any]) -> list[Tensor]:
+        """Compute per row of a batch the losses of its supervised tokens, on the CPU."""
         raise NotImplementedError
 
     def metric_of(self, stage: str) -> Metric | None:
@@ -48,12 +51,12 @@ class EvaluationModule(LightningModule):
         checking = self.trainer.sanity_checking
         counts = self.trainer.num_sanity_val_batches if checking else self.trainer.num_val_batches
         with self._lockstep(batch_idx, counts, "val"):
-            return self._evaluate(batch, "val")
+            return self._evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: EvalBatch, batch_idx: int) -> Predictions:
         """Log the loss and judge generated answers."""
         with self._lockstep(batch_idx, self.trainer.num_test_batches, "test"):
-            return self._evaluate(batch, "test")
+            return self._evaluate(batch, batch_idx, "test")
 
     def predict_step(self, batch: EvalBatch, batch_idx: int) -> Predictions:
         """Generate answers."""
@@ -62,6 +65,7 @@ class EvaluationModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Cache delta weights for all answers of the epoch."""
+        self.record_losses = []
         cache_delta_weights(self.model)
 
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
@@ -100,9 +104,15 @@ class EvaluationModule(LightningModule):
 
         return lockstep(batch_idx + 1 >= counts[0], self.device, idle)
 
-    def _evaluate(self, batch: EvalBatch, stage: str) -> Predictions:
-        loss, num_tokens = self.compute_loss(batch)
-        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=num_tokens, sync_dist=True)
+    def _evaluate(self, batch: EvalBatch, batch_idx: int, stage: str) -> Predictions:
+        rows = self.compute_row_losses(batch)
+        ids = [record.get("id") for record in batch.get("records", ())]
+        # Batches of other datamodules may have no records where none are scored.
+        place = f"process {self.global_rank}, batch {batch_idx}"
+        for row, losses in enumerate(rows):
+            name = (ids[row] if ids else None) or f"{place}, row {row}"
+            nll = float(losses.sum(dtype=torch.float64))
+            self.record_losses.append(RecordLoss(name, nll, len(losses)))
         metric = self.metric_of(stage)
         if metric is None:
             return {"predictions": []}
@@ -112,6 +122,9 @@ class EvaluationModule(LightningModule):
 
     def _end_epoch(self, stage: str) -> None:
         clear_cached_delta_weights(self.model)
+        self.record_losses = gather_records(self.record_losses)
+        for name, score in loss_scores(self.record_losses).items():
+            self.log(f"{stage}/{name}", score, prog_bar=name == "loss", sync_dist=True)
         metric = self.metric_of(stage)
         if metric is None:
             return

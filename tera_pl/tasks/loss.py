@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -56,11 +57,34 @@ def supervised_loss(model: nn.Module, prepared: Mapping[str, Any]) -> tuple[Tens
     Returns:
         The loss in nats, in float32, and the number of supervised tokens.
     """
+    targets = prepared["targets"]
+    return F.cross_entropy(_logits(model, prepared), targets), len(targets)
+
+
+def row_losses(model: nn.Module, prepared: Mapping[str, Any], labels: Tensor) -> list[Tensor]:
+    """Compute the cross-entropy of every supervised token, row by row of a batch.
+
+    Args:
+        model: A causal language model of transformers, adapted by PEFT or not.
+        prepared: The result of `prepare`, on the device of the model.
+        labels: The labels of the batch, `(batch, length)`, on the CPU.
+
+    Returns:
+        Per row the losses of its supervised tokens in nats, float32, on the CPU; empty for a row
+        without such tokens.
+    """
+    losses = F.cross_entropy(_logits(model, prepared), prepared["targets"], reduction="none")
+    # The targets are in the order of rows, with padding and without.
+    counts = (labels[:, 1:] != IGNORED).sum(1)
+    return list(torch.split(losses.cpu(), counts.tolist()))
+
+
+def _logits(model: nn.Module, prepared: Mapping[str, Any]) -> Tensor:
+    """Compute the logits that predict the targets: `(supervised tokens, vocabulary)`, float32."""
     with _logits_at(model, prepared["rows"], prepared["columns"], prepared["length"]):
         # The key-value cache would copy keys and values of every layer.
-        logits = model(**prepared["inputs"], use_cache=False).logits
-    targets = prepared["targets"]
-    return F.cross_entropy(logits.squeeze(0).float(), targets), len(targets)
+        logits: Tensor = model(**prepared["inputs"], use_cache=False).logits
+    return logits.squeeze(0).float()
 
 
 @contextmanager

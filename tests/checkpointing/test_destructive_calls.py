@@ -82,7 +82,6 @@ ALLOWED = {
     "tera_pl/callbacks/predictions.py": {
         "self._path.parent.mkdir": (1, "exist_ok: makes what is missing"),
         "self._path.open": (1, "appends to the file it began in the run directory"),
-        "path.rename": (1, "an older predictions file of the run, to a name that is free"),
     },
     "tera_pl/callbacks/ranks.py": {
         "open_atomically": (1, IN_OWN_FOLDER),
@@ -93,6 +92,7 @@ ALLOWED = {
     "tera_pl/checkpointing/run_directory.py": {
         "claim_folder": (1, "marks a run directory that is resumed"),
         "mark_new_folder": (1, "marks a new run directory; fails if it is marked"),
+        "path.rename": (1, "an older file of the run, to a name that is free"),
         "self.parser.dump": (1, "to a text"),
         "write_atomically": (1, IN_OWN_FOLDER),
     },
@@ -102,6 +102,10 @@ ALLOWED = {
     },
     "tera_pl/config/yaml_files.py": {"path.open": (1, READS)},
     "tera_pl/reporting/runs.py": {"path.open": (1, READS)},
+    "tera_pl/reporting/record_losses.py": {
+        "path.open": (1, READS),
+        "write_atomically": (1, IN_OWN_FOLDER),
+    },
     "tera_pl/reporting/drawing.py": {
         "open_atomically": (1, NEW_FOLDER),
         "figure.savefig": (1, "into the file of open_atomically"),
@@ -125,7 +129,7 @@ ALLOWED = {
     },
     "tera_pl/reporting/report.py": {
         "atomic_folder": (1, "atomic; replaces what its marker names, with --overwrite"),
-        "open_atomically": (1, NEW_FOLDER),
+        "open_atomically": (2, NEW_FOLDER),
         "save": (1, NEW_FOLDER),
     },
     "tera_pl/reporting/text.py": {"write_atomically": (1, NEW_FOLDER)},

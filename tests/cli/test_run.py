@@ -2,9 +2,11 @@
 
 import csv
 import json
+import math
 import re
 import shutil
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -30,6 +32,8 @@ def test_folder_holds_what_the_design_lists(finished):
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
         "results.json",
+        "losses_fit.csv",
+        "losses_test.csv",
         "predictions.jsonl",
         "ranks.csv",
     } <= names
@@ -62,6 +66,27 @@ def test_test_accuracy_equals_the_written_predictions(finished):
     results = json.loads((finished / "results.json").read_text())
     accuracy = sum(p["correct"] for p in predictions) / len(predictions)
     assert results["test"]["scores"]["test/accuracy"] == pytest.approx(accuracy)
+
+
+def test_losses_of_records_give_the_scores(finished):
+    results = json.loads((finished / "results.json").read_text())
+    predictions = [json.loads(line) for line in (finished / "predictions.jsonl").open()]
+    for stage, split in (("test", "test"), ("fit", "val")):
+        with (finished / f"losses_{stage}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        if stage == "test":
+            assert [row["id"] for row in rows] == sorted(p["id"] for p in predictions)
+        nll = np.array([float(row["nll"]) for row in rows])
+        tokens = np.array([int(row["tokens"]) for row in rows])
+        scores = results[stage]["scores"]
+        loss = nll.sum() / tokens.sum()
+        # The jackknife over records: another estimate of the same variance.
+        left = (nll.sum() - nll) / (tokens.sum() - tokens)
+        se = math.sqrt((len(left) - 1) / len(left) * ((left - left.mean()) ** 2).sum())
+        assert scores[f"{split}/loss"] == pytest.approx(loss, rel=1e-6)
+        assert scores[f"{split}/loss_se"] == pytest.approx(se, rel=0.01)
+        assert scores[f"{split}/perplexity"] == pytest.approx(math.exp(loss), rel=1e-5)
+        assert scores[f"{split}/perplexity_se"] == pytest.approx(math.exp(loss) * se, rel=0.01)
 
 
 def test_tensorboard_has_scalars_figure_and_text(finished):

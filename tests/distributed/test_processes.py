@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tera_pl.reporting.record_losses import read_losses
 from tests.conftest import ROOT
 from tests.forks import finish
 
@@ -66,11 +67,17 @@ def test_fit_and_test_with_two_processes(tmp_path):
     shared = json.loads((fitted / "results.json").read_text())
     answered = answers(fitted)
     assert len(answered) == NUM_TEST
+    losses = read_losses(fitted / "losses_test.csv")
     for path in fitted.glob("predictions*"):
         path.unlink()
     run("test", tmp_path, ckpt_path=best)
     alone = json.loads((fitted / "results.json").read_text())
     assert answers(fitted) == answered
+    again = read_losses(fitted / "losses_test.csv")
+    assert [row.id for row in losses] == [row.id for row in again] == sorted(i for i, _ in answered)
+    assert [row.tokens for row in losses] == [row.tokens for row in again]
+    assert [row.nll for row in losses] == pytest.approx([row.nll for row in again], rel=1e-5)
+    assert (fitted / "losses_test-1.csv").exists()  # of two processes
     assert shared["test"]["scores"] == pytest.approx(alone["test"]["scores"], rel=1e-5)
     assert shared["fit"]["scores"].keys() >= {"val/loss", "val/accuracy"}
 

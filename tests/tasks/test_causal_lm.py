@@ -18,9 +18,14 @@ BATCH = {
 }
 
 
-def make_task(path, checkpointing=False, **kwargs):
+def make_task(path, checkpointing=False, attention=None, **kwargs):
     torch.manual_seed(0)
-    backbone = Backbone(str(path), dtype="float32", gradient_checkpointing=checkpointing)
+    backbone = Backbone(
+        str(path),
+        dtype="float32",
+        gradient_checkpointing=checkpointing,
+        attn_implementation=attention,
+    )
     adapter = TeraConfig(target_modules=["q_proj", "v_proj"], init_weights=False)
     task = CausalLMTask(backbone, adapter, **kwargs)
     task.setup("fit")
@@ -41,6 +46,31 @@ def test_loss_is_the_mean_of_nats_per_supervised_token(tiny_backbone):
     ]
     assert num_tokens == len(nats) == 6
     assert loss.item() == pytest.approx(sum(nats) / 6, rel=1e-5)
+
+
+@pytest.mark.parametrize("attention", [None, "packed_sdpa"])
+def test_losses_of_rows_are_those_of_each_row_alone(tiny_backbone, attention):
+    task = make_task(tiny_backbone, attention=attention)
+    task.eval()
+    batch = {key: value.clone() for key, value in BATCH.items()}
+    # Of a third row no token is supervised.
+    for key, row in (
+        ("input_ids", [1, 5, 6, 0, 0]),
+        ("labels", [-100] * 5),
+        ("attention_mask", [1, 1, 1, 0, 0]),
+    ):
+        batch[key] = torch.cat([batch[key][:1], torch.tensor([row]), batch[key][1:]])
+    with torch.no_grad():
+        first, none, last = task.compute_row_losses(batch)
+        for found, ids, labels, mask in zip([first, last], IDS, LABELS, MASK, strict=True):
+            length = sum(mask)
+            logits = task.model(input_ids=torch.tensor([ids[:length]])).logits[0, :-1]
+            expected = torch.nn.functional.cross_entropy(
+                logits, torch.tensor(labels[1:length]), reduction="none"
+            )
+            supervised = [label != -100 for label in labels[1:length]]
+            torch.testing.assert_close(found, expected[supervised], rtol=1e-5, atol=1e-6)
+    assert len(none) == 0
 
 
 def test_only_the_adapter_is_trained(tiny_backbone):
