@@ -55,6 +55,8 @@ class InstructionDataModule(LightningDataModule):
             takes the backbone's.
         leaks: What to do with training questions that occur in the test data: `report` their number
             and names, or `drop` them as well.
+        tokenizer_gguf_file: Name of the GGUF file that holds the tokenizer; the command line takes
+            the backbone's.
     """
 
     shuffle = True
@@ -71,6 +73,7 @@ class InstructionDataModule(LightningDataModule):
         num_workers: int = 0,
         tokenizer_revision: str | None = None,
         leaks: Literal["report", "drop"] = "report",
+        tokenizer_gguf_file: str | None = None,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -84,6 +87,7 @@ class InstructionDataModule(LightningDataModule):
             raise UserError(f"data.num_workers is {num_workers}: expected at least 0")
         self.tokenizer_path = tokenizer
         self.tokenizer_revision = tokenizer_revision
+        self.tokenizer_gguf_file = tokenizer_gguf_file
         self.encoding = encoding
         self.batch_size = batch_size
         self.tokens_per_batch = tokens_per_batch
@@ -267,8 +271,11 @@ class InstructionDataModule(LightningDataModule):
 
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
         try:
+            file = self.tokenizer_gguf_file
             tokenizer = AutoTokenizer.from_pretrained(
-                locate(self.tokenizer_path), revision=self.tokenizer_revision
+                locate(self.tokenizer_path),
+                revision=self.tokenizer_revision,
+                **({} if file is None else {"gguf_file": file}),
             )
         except Exception as error:  # a damaged file makes its readers raise anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__

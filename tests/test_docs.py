@@ -109,7 +109,7 @@ def _anchors(text: str) -> set[str]:
 
 def _missing_names(text: str) -> Iterator[str]:
     commands = _subcommands()
-    for command in re.findall(r"(?:python -m tera_pl|tera-pl) ([a-z_]+)", text):
+    for command in re.findall(r"(?:python -m tera_pl|tera-pl) ([a-z]\w*)", text):
         if command not in commands:
             yield f"tera_pl {command}"
     targets = re.findall(r"(?m)^([\w-]+):", _read("Makefile"))

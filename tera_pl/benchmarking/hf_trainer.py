@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from tera_pl.allocator import keep_freed_memory
 from tera_pl.callbacks.resources import peak_memory_bytes
 from tera_pl.cli import ConfigurationCLI, build, guard
 from tera_pl.errors import UserError
-from tera_pl.models.backbone import Backbone, add_adapter, load_model
+from tera_pl.models.backbone import add_adapter, load_model
 
 
 class _StepTimer(TrainerCallback):
@@ -70,7 +71,7 @@ def main(args: Sequence[str]) -> int:
     data.prepare_data()
     data.setup("fit")
     # The default attention of transformers, whatever the configuration says.
-    model = load_model(Backbone(task.backbone.path, task.backbone.revision, task.backbone.dtype))
+    model = load_model(replace(task.backbone, attn_implementation=None))
     if task.adapter is not None:
         model = add_adapter(model, task.adapter)
     rows = data.train_dataloader().dataset

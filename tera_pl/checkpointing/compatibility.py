@@ -16,7 +16,13 @@ from tera_pl.errors import UserError
 RESUMED_SECTIONS = ("optimizer", "schedule", "training")
 SECTIONS = [field.name for field in fields(RunSpec) if field.name not in RESUMED_SECTIONS]
 # The same base model may lie in another folder or revision: its config and weights are compared.
-NOT_COMPARED = ("backbone.path", "backbone.revision", "backbone.commit", "backbone.config_sha256")
+NOT_COMPARED = (
+    "backbone.path",
+    "backbone.revision",
+    "backbone.commit",
+    "backbone.gguf_file",
+    "backbone.config_sha256",
+)
 # Longest value in an error, in characters.
 MAX_SHOWN = 300
 # Another class of optimizer cannot use the saved state.

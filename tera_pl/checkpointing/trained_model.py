@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ def load_trained_model(
         raise UserError("--ckpt_path: the checkpoint has no description of its model")
     backbone = _read_backbone(found["backbone"], path, trust_remote_code)
     adapter = _read_adapter(found["adapter"])
-    check_available(backbone.path, backbone.revision)
+    check_available(backbone.path, backbone.revision, backbone.described_by)
     tokenizer = load_tokenizer(backbone)
     if adapter is not None:
         meta = _try_adapter(backbone, adapter)
@@ -91,7 +92,9 @@ def load_trained_model(
         training = found.get("training")
         seed = training.get("seed") if isinstance(training, Mapping) else None
         torch.manual_seed(seed if isinstance(seed, int) else 0)
-        model = add_adapter(model, adapter, find_commit(backbone.path, backbone.revision))
+        model = add_adapter(
+            model, adapter, find_commit(backbone.path, backbone.revision, backbone.described_by)
+        )
     spec = describe_model(model, adapter, backbone, tokenizer)
     _check_same(found, spec, backbone)
     parameters = {PREFIX + name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -106,7 +109,9 @@ def _read_backbone(found: Any, path: str | None, trust_remote_code: bool) -> Bac
         raise UserError("--ckpt_path: the checkpoint's description of its base model is damaged")
     revision = found.get("commit") or found.get("revision")
     place = path or found.get("path")
-    for name, value in (("path", place), ("revision", revision or "")):
+    gguf_file = found.get("gguf_file")
+    described = (("path", place), ("revision", revision or ""), ("gguf_file", gguf_file or ""))
+    for name, value in described:
         if not isinstance(value, str):
             raise UserError(f"--ckpt_path: the checkpoint has {value!r} as backbone.{name}")
     return Backbone(
@@ -115,6 +120,8 @@ def _read_backbone(found: Any, path: str | None, trust_remote_code: bool) -> Bac
         dtype=found["dtype"],
         pretrained=found.get("pretrained") is not False,
         trust_remote_code=trust_remote_code,
+        # The model may have been converted to the other format since.
+        gguf_file=gguf_file if not path or (Path(path) / str(gguf_file)).is_file() else None,
     )
 
 

@@ -53,6 +53,7 @@ class TeraCLI(LightningCLI):
         backbone = "model.init_args.backbone"
         parser.link_arguments(f"{backbone}.path", "data.init_args.tokenizer")
         parser.link_arguments(f"{backbone}.revision", "data.init_args.tokenizer_revision")
+        parser.link_arguments(f"{backbone}.gguf_file", "data.init_args.tokenizer_gguf_file")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Refuse unknown keys with an empty mapping too, which jsonargparse ignores."""

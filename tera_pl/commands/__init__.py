@@ -17,6 +17,7 @@ COMMANDS = {
     "export": "write a checkpoint as an adapter, a LoRA adapter or a merged transformers model",
     "learning_rates": "derive learning rates of methods from that of a reference method",
     "report": "write tables and figures of finished runs",
+    "smollm2": "download SmolLM2-135M-Instruct, a real model for runs on a CPU",
     "study": "run or resume a study: learning rate search and seeds per configuration",
     "theory": "draw the figures and print the tables of the paper's theorems",
 }

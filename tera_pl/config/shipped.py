@@ -68,14 +68,17 @@ def near_names(name: str, folder: Path = Path()) -> str:
 
 
 def locate(path: str) -> str:
-    """Find a folder that comes with a package, such as `datamodules/miniworld/base`.
+    """Find a folder in the home directory, or one that comes with a package.
 
     Args:
-        path: A path, or the id of a model on the Hub.
+        path: A path such as `~/model` or `datamodules/miniworld/base`, or the id of a model on the
+            Hub.
 
     Returns:
         The path, unchanged if it exists or no package has it.
     """
+    if path.startswith("~"):
+        return str(Path(path).expanduser())
     package, slash, _ = path.partition("/")
     if not slash or package not in PACKAGES or ".." in path or Path(path).exists():
         return path

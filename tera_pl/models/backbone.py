@@ -27,7 +27,8 @@ from tera_pl.adapters import check_targets
 from tera_pl.adapters.supported import inject
 from tera_pl.config.shipped import locate
 from tera_pl.errors import UserError
-from tera_pl.models.hub import find_folder, how_to_download
+from tera_pl.extras import require
+from tera_pl.models.hub import CONFIG, find_folder, how_to_download
 from tera_pl.models.packed_attention import ATTENTION, check_packable
 from tera_pl.models.weight_checks import find_invalid_weights
 
@@ -60,6 +61,8 @@ class Backbone:
         trust_remote_code: Whether code in the model's folder or repository may run.
         pretrained: False draws new weights for the architecture, to pretrain from scratch.
         gradient_checkpointing: Recompute activations in backward: less memory, more time.
+        gguf_file: Name of a GGUF file there, which holds configuration, tokenizer and weights; the
+            weights are dequantized to `dtype`.
     """
 
     path: str
@@ -69,6 +72,20 @@ class Backbone:
     trust_remote_code: bool = False
     pretrained: bool = True
     gradient_checkpointing: bool = False
+    gguf_file: str | None = None
+
+    @property
+    def described_by(self) -> str:
+        """Name of the file that describes the model."""
+        return self.gguf_file or CONFIG
+
+    def file_settings(self) -> dict[str, Any]:
+        """Where the readers of transformers find configuration, tokenizer and weights."""
+        settings = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        if self.gguf_file is None:
+            return settings
+        require("gguf", "model.init_args.backbone.gguf_file")
+        return {**settings, "gguf_file": self.gguf_file}
 
 
 def load_config(backbone: Backbone) -> PretrainedConfig:
@@ -84,16 +101,12 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
         UserError: If the model is missing or its `config.json` is unreadable.
     """
     try:
-        config = AutoConfig.from_pretrained(
-            locate(backbone.path),
-            revision=backbone.revision,
-            trust_remote_code=backbone.trust_remote_code,
-        )
+        config = AutoConfig.from_pretrained(locate(backbone.path), **backbone.file_settings())
     except Exception as error:  # a damaged file makes its readers raise anything
         raise UserError(
             f"model.init_args.backbone.path: no causal language model at {backbone.path!r}: "
-            f"expected a folder or Hub id with a readable config.json ({_first_line(error)}); "
-            f"{_what_to_do(backbone)}"
+            f"expected a folder or Hub id with a readable {backbone.described_by} "
+            f"({_first_line(error)}); {_what_to_do(backbone)}"
         ) from error
     name = backbone.attn_implementation
     if name == ATTENTION:
@@ -121,11 +134,7 @@ def load_tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
         UserError: If the tokenizer is missing or unreadable.
     """
     try:
-        return AutoTokenizer.from_pretrained(
-            locate(backbone.path),
-            revision=backbone.revision,
-            trust_remote_code=backbone.trust_remote_code,
-        )
+        return AutoTokenizer.from_pretrained(locate(backbone.path), **backbone.file_settings())
     except Exception as error:  # a damaged file makes its readers raise anything
         raise UserError(
             f"model.init_args.backbone.path: no tokenizer at {backbone.path!r} "
@@ -146,14 +155,13 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
         UserError: If weights are missing, damaged, not finite or of another shape or kind.
     """
     config = load_config(backbone)
-    kwargs: dict[str, Any] = {
-        "dtype": DTYPES[backbone.dtype],
-        "trust_remote_code": backbone.trust_remote_code,
-    }
+    kwargs: dict[str, Any] = {"dtype": DTYPES[backbone.dtype]}
     if backbone.attn_implementation is not None:
         kwargs["attn_implementation"] = backbone.attn_implementation
     if not backbone.pretrained:
-        return AutoModelForCausalLM.from_config(config, **kwargs)
+        return AutoModelForCausalLM.from_config(
+            config, trust_remote_code=backbone.trust_remote_code, **kwargs
+        )
     verbosity = logging.get_verbosity()
     # Missing weights are an error below; transformers draws them at random and only logs it.
     logging.set_verbosity_error()
@@ -161,9 +169,9 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
         model, report = AutoModelForCausalLM.from_pretrained(
             locate(backbone.path),
             config=config,
-            revision=backbone.revision,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **backbone.file_settings(),
             **kwargs,
         )
     except UNREADABLE as error:
@@ -176,7 +184,13 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
     finally:
         logging.set_verbosity(verbosity)
     _check_loaded(report, backbone)
-    if invalid := find_invalid_weights(model, find_folder(backbone.path, backbone.revision)):
+    folder = None
+    if backbone.gguf_file is None:
+        folder = find_folder(backbone.path, backbone.revision)
+    else:
+        # The weights are dequantized, but transformers would refuse to save them.
+        model.hf_quantizer.remove_quantization_config(model)
+    if invalid := find_invalid_weights(model, folder):
         raise UserError(
             f"model.init_args.backbone.path: the weights at {backbone.path!r} are damaged: "
             f"{'; '.join(invalid[:3])} ({len(invalid)} in all); {_what_to_do(backbone)}"
@@ -197,7 +211,7 @@ def _check_loaded(report: Mapping[str, Any], backbone: Backbone) -> None:
     if problems := [*missing, *mismatched, *map(str, report["error_msgs"])]:
         raise UserError(
             f"model.init_args.backbone.path: the weights at {backbone.path!r} do not fit its "
-            f"config.json: {'; '.join(problems[:3])} ({len(problems)} in all); "
+            f"{backbone.described_by}: {'; '.join(problems[:3])} ({len(problems)} in all); "
             f"{_what_to_do(backbone)}"
         )
     if unused := sorted(report["unexpected_keys"]):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from transformers import PretrainedConfig
 
@@ -13,6 +13,7 @@ from tera_pl.models.hub import find_commit
 # Values of a config.json that do not change what a model computes here: names, versions, caching,
 # and special tokens, which come from the tokenizer.
 IMMATERIAL = {
+    "_model_name_or_path",
     "_name_or_path",
     "architectures",
     "bos_token_id",
@@ -31,6 +32,7 @@ class BaseDescription(TypedDict):
 
     path: str
     revision: str | None
+    gguf_file: NotRequired[str]
     commit: str | None
     dtype: str
     pretrained: bool
@@ -50,18 +52,18 @@ def describe_base(backbone: Backbone) -> BaseDescription:
         None.
     """
     # The raw file: defaults that transformers fills in change with its version.
-    raw, _ = PretrainedConfig.get_config_dict(
-        locate(backbone.path),
-        revision=backbone.revision,
-        trust_remote_code=backbone.trust_remote_code,
-    )
+    raw, _ = PretrainedConfig.get_config_dict(locate(backbone.path), **backbone.file_settings())
     config = {key: raw[key] for key in sorted(raw.keys() - IMMATERIAL)}
-    return {
+    described: BaseDescription = {
         "path": backbone.path,
         "revision": backbone.revision,
-        "commit": find_commit(backbone.path, backbone.revision),
+        "commit": find_commit(backbone.path, backbone.revision, backbone.described_by),
         "dtype": backbone.dtype,
         "pretrained": backbone.pretrained,
         "config": config,
         "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
     }
+    # Left out for other formats, so that descriptions are equal to those of older versions.
+    if backbone.gguf_file is not None:
+        described["gguf_file"] = backbone.gguf_file
+    return described

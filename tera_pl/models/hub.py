@@ -12,14 +12,16 @@ from tera_pl.config.shipped import locate
 from tera_pl.errors import UserError
 
 TIMEOUT_S = 5
+CONFIG = "config.json"
 
 
-def check_available(path: str, revision: str | None) -> None:
+def check_available(path: str, revision: str | None, file: str = CONFIG) -> None:
     """Check that a model is on this machine or that the Hub is reachable.
 
     Args:
         path: A folder, or the id of a model on the Hub.
         revision: Branch, tag or commit on the Hub.
+        file: The file that describes the model: its configuration, or its GGUF file.
 
     Raises:
         UserError: If `path` is neither a folder nor an id, or the Hub is needed and unreachable.
@@ -33,7 +35,7 @@ def check_available(path: str, revision: str | None) -> None:
             f"model.init_args.backbone.path: no folder {path!r}: expected a folder in the "
             "Hugging Face format, or the id of a model on the Hub"
         ) from None
-    if isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
+    if isinstance(try_to_load_from_cache(path, file, revision=revision), str):
         return
     if reason := _why_unreachable():
         named = f"{path}@{revision}" if revision else path
@@ -43,34 +45,36 @@ def check_available(path: str, revision: str | None) -> None:
         )
 
 
-def find_commit(path: str, revision: str | None) -> str | None:
+def find_commit(path: str, revision: str | None, file: str = CONFIG) -> str | None:
     """Find the commit of the cached version of a model on the Hub.
 
     Args:
         path: A folder, or the id of a model on the Hub that was loaded before.
         revision: Branch, tag or commit on the Hub.
+        file: The file that describes the model.
 
     Returns:
         Forty hexadecimal digits, or None for a folder.
     """
-    folder = None if Path(locate(path)).is_dir() else find_folder(path, revision)
+    folder = None if Path(locate(path)).is_dir() else find_folder(path, revision, file)
     return folder.name if folder else None
 
 
-def find_folder(path: str, revision: str | None) -> Path | None:
+def find_folder(path: str, revision: str | None, file: str = CONFIG) -> Path | None:
     """Find the folder with the files of a model.
 
     Args:
         path: A folder, or the id of a model on the Hub, loaded before.
         revision: Branch, tag or commit on the Hub.
+        file: The file that describes the model.
 
     Returns:
         The folder itself, `snapshots/<commit>` in the Hub's cache, or None.
     """
     if Path(locate(path)).is_dir():
         return Path(locate(path))
-    file = try_to_load_from_cache(path, "config.json", revision=revision)
-    return Path(file).parent if isinstance(file, str) else None
+    cached = try_to_load_from_cache(path, file, revision=revision)
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
 def how_to_download(path: str, revision: str | None) -> str:

@@ -18,7 +18,14 @@ from tera_pl.reporting.result_files import check_form, damaged, read_results
 # Settings that differ between seeds of one method.
 SEED_FIELDS = {"adapter.seed", "adapter.frozen_sha256", "adapter.projection_prng_key"}
 # Locations and loading speed do not belong to the evaluation protocol.
-_LOCATIONS = {"path", "num_workers", "tokenizer", "tokenizer_revision", "eval_batch_size"}
+_LOCATIONS = {
+    "path",
+    "num_workers",
+    "tokenizer",
+    "tokenizer_revision",
+    "tokenizer_gguf_file",
+    "eval_batch_size",
+}
 # `settings.protocol` has them.
 _IN_PROTOCOL = {"encoding", "split", "protocol"}
 _BATCHES = ("batch_size", "tokens_per_batch")

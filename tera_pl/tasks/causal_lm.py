@@ -106,7 +106,7 @@ class CausalLMTask(EvaluationModule):
 
     def prepare_data(self) -> None:
         """Look for the backbone before any data is read."""
-        check_available(self.backbone.path, self.backbone.revision)
+        check_available(self.backbone.path, self.backbone.revision, self.backbone.described_by)
 
     def setup(self, stage: str) -> None:
         """Check configuration and adapter against the architecture, without any weights."""
@@ -134,7 +134,8 @@ class CausalLMTask(EvaluationModule):
             # PEFT's random tensors depend on the run's seed alone, so that an export can draw them.
             torch.manual_seed(torch.initial_seed())
             base = (self.backbone.path, self.backbone.revision)
-            model = add_adapter(model, self.adapter, find_commit(*base) or base[1])
+            commit = find_commit(*base, self.backbone.described_by)
+            model = add_adapter(model, self.adapter, commit or base[1])
         self.model = prepare_training(model, self.backbone)
         described = describe_model(model, self.adapter, self.backbone, self.tokenizer)
         schedule = asdict(self.schedule)

@@ -108,7 +108,7 @@ def test_method_file_says_how_it_differs_from_the_paper(path):
 def test_gradient_checkpointing_is_on_where_memory_asks_for_it():
     """As docs/memory.md has it, whose numbers are those of `estimate`."""
     rows = re.findall(r"(?m)^\| (\S+/llama\S+) \| (.*) \|$", (ROOT / "docs/memory.md").read_text())
-    paths = [path for path in CONFIGS if path.parent.parent.name in PAPER]
+    paths = [path for path in CONFIGS if path.parent.match("*/llama*")]
     assert [row for row, _ in rows] == [name(path.with_suffix("")) for path in paths]
     for path, (_, cells) in zip(paths, rows, strict=True):
         step, generation, state, _ = (cell.strip(" ~") for cell in cells.split("|"))

@@ -23,6 +23,23 @@ LLAMA = {
     "llama2_7b": {"num_key_value_heads": 32, "intermediate_size": 11008, "vocab_size": 32000},
     "llama3_8b": {"num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256},
 }
+SMOLLM2 = {
+    "hidden_size": 576,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "intermediate_size": 1536,
+    "vocab_size": 49152,
+}
+# Over 30 blocks, by hand as below: q_proj is 576 x 576 and v_proj 192 x 576.
+SMOLLM2_TRAINED = {
+    "tera": 30 * (24 + 24 + 576 + 12 + 16 + 576),
+    "tera_identity": 30 * (24 + 24 + 576 + 12 + 16 + 576),
+    "vera": 30 * (576 + 256 + 192 + 256),
+    "lora": 30 * (576 + 576 + 192 + 576),
+    "hira_r1": 30 * (576 + 576 + 192 + 576),
+    "ia3": 30 * (576 + 192),
+    "mora": 30 * (32**2 + 26**2),  # even sizes
+}
 # Trainable parameters over 32 blocks, worked out by hand from the shapes of q_proj and v_proj:
 # r (in + out) for LoRA and HiRA, out + r for VeRA, the sum of modes for TeRA, tensor trains for
 # LoRETTA.
@@ -60,6 +77,8 @@ def architecture(folder):
     if folder in LLAMA:
         sizes = {"hidden_size": 4096, "num_attention_heads": 32}
         return LlamaConfig(num_hidden_layers=1, tie_word_embeddings=False, **sizes, **LLAMA[folder])
+    if folder == "smollm2_135m":
+        return LlamaConfig(num_hidden_layers=1, **SMOLLM2)
     config = AutoConfig.from_pretrained(ROOT / "datamodules" / "miniworld" / "base")
     config.num_hidden_layers = 1
     return config
@@ -120,6 +139,18 @@ def test_tera_trains_the_fewest_where_the_paper_says_so(benchmark, backbone):
     for method in ("tera", "loretta"):
         header = (folder / f"{method}.yaml").read_text().partition("\nbase:")[0]
         assert f"{found[method]:,}" in header
+
+
+@pytest.mark.parametrize("benchmark", ["commonsense170k", "convai2", "math10k"])
+def test_headers_for_smollm2_have_the_counts_by_hand(benchmark):
+    folder = CONFIGS / benchmark / "smollm2_135m"
+    found = {
+        path.stem: 30 * trained(folder.name, adapter_of(path, {})) for path in folder.glob("[!s]*")
+    }
+    assert found == SMOLLM2_TRAINED | {"loretta": found["loretta"]}
+    for method, count_ in found.items():
+        header = (folder / f"{method}.yaml").read_text().partition("\nbase:")[0]
+        assert f"{count_:,} parameters" in header.replace("\n# ", " ")
 
 
 def test_llama_2_tensorizations_have_the_papers_counts():
