@@ -6,6 +6,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from tera_pl.callbacks.task import Task
+from tera_pl.checkpointing.adapter_card import write_adapter_card
 from tera_pl.checkpointing.atomic_writes import atomic_folder, check_target
 from tera_pl.checkpointing.run_directory import run_directory
 from tera_pl.distributed.fsdp2 import gather, load_trained
@@ -43,6 +44,8 @@ class BestAdapter(Callback):
             with atomic_folder(folder, KIND, replace=True) as part:
                 pl_module.model.save_pretrained(part, **weights)
                 pl_module.tokenizer.save_pretrained(part)
+                if pl_module.adapter:
+                    write_adapter_card(part, pl_module.adapter, pl_module.backbone.path)
 
 
 def _name(task: Task) -> str:

@@ -42,11 +42,10 @@ def export_checkpoint(  # noqa: PLR0913 - each is an option of the command
         dequantize: Whether to dequantize a quantized base before merging.
         max_shard_size: Size of the largest file of weights, for example `5GB`.
         overwrite: Whether to replace an earlier export at `output`.
-        lora: How to convert the adapter to a LoRA adapter; None to keep its method.
+        lora: How to convert the adapter to LoRA; None to keep its method.
 
     Returns:
-        The content of `export_report.json`: the rounding errors of merging, or what the LoRA
-        adapter keeps; empty if the adapter is written as it is.
+        The content of `export_report.json`; empty if the adapter is written as it is.
 
     Raises:
         UserError: If the checkpoint is not one of a run, the output is not empty, or the adapter
@@ -60,8 +59,7 @@ def export_checkpoint(  # noqa: PLR0913 - each is an option of the command
         raise UserError(f"--ckpt_path: no file {ckpt_path}: expected a .ckpt of a run")
     checkpoint = AtomicCheckpointIO().load_checkpoint(ckpt_path)
     check = check_mergeable if merge else check_convertible if lora else None
-    config = lora.config if lora else None
-    validation = None if config is None else ValidationLoss(config, backbone)
+    validation = ValidationLoss(lora.config, backbone) if lora and lora.config else None
     # An adapter that cannot be merged or converted is refused before any weight is loaded.
     trained = load_trained_model(checkpoint, backbone, trust_remote_code, check=check)
     del checkpoint

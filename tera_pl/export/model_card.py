@@ -4,21 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
+from peft import LoraConfig
 
+from tera_pl.checkpointing.adapter_card import card_head, how_to_load
 from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.checkpointing.trained_model import TrainedModel
 from tera_pl.reporting.markup import markdown
 
-USE_ADAPTER = """    import tera_pl.adapters  # registers the method with PEFT
-    from peft import AutoPeftModelForCausalLM
-
-    model = AutoPeftModelForCausalLM.from_pretrained("<this folder>")
-"""
-USE_LORA = """    from peft import AutoPeftModelForCausalLM
-
-    model = AutoPeftModelForCausalLM.from_pretrained("<this folder>")
-"""
 USE_MODEL = """    from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained("<this folder>")
@@ -38,15 +30,13 @@ def write_card(
         report: What merging or the conversion to LoRA changed; empty without one.
     """
     is_lora, is_merged = "rank" in report, "merged_layers" in report
-    is_adapter = trained.adapter is not None and not is_merged
-    method = [trained.adapter.peft_type.lower()] if trained.adapter else []
+    tags = [trained.adapter.peft_type.lower()] if trained.adapter else []
+    if is_lora and tags != ["lora"]:
+        tags.append("lora")
     backbone = trained.spec.backbone
-    head = {
-        "base_model": backbone["path"],
-        "library_name": "peft" if is_adapter else "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["tera_pl", *method, *(["lora"] if is_lora else [])],
-    }
+    library, usage = "transformers", USE_MODEL
+    if trained.adapter is not None and not is_merged:
+        library, usage = "peft", how_to_load(LoraConfig() if is_lora else trained.adapter)
     identity = {
         "base revision": backbone["commit"] or backbone["revision"] or "a local folder",
         "base config SHA-256": backbone["config_sha256"],
@@ -58,9 +48,9 @@ def write_card(
     counts = {k: v for k, v in resources.items() if k.startswith(("trained", "stored", "frozen"))}
     settings = results.get("settings", {})
     parts = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+        card_head(backbone["path"], library, tags),
         f"# {markdown(run.parent.name)}\n",
-        USE_LORA if is_lora else USE_ADAPTER if is_adapter else USE_MODEL,
+        usage,
         "## Scores before the conversion to LoRA\n" if is_lora else "## Scores\n",
         _table(results.get("test", {}).get("scores", {})) or "Not tested.\n",
         "## Counts\n",

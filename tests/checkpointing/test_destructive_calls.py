@@ -49,6 +49,7 @@ ALLOWED = {
         "temporary.rmdir": (1, "empty folders only"),
         "os.open": (1, "read-only, for fsync"),
     },
+    "tera_pl/checkpointing/adapter_card.py": {"write_atomically": (1, NEW_FOLDER)},
     "tera_pl/checkpointing/markers.py": {
         "folder.mkdir": (2, "exist_ok: makes what is missing"),
         "open": (1, "mode x: fails if there is a marker"),

@@ -98,7 +98,11 @@ def test_both_folders_give_the_logits_of_the_run(method, trained, tmp_path):
         assert all(torch.equal(ours[name], value) for name, value in theirs.items())
         expected = logits(adapted(run / "adapter"), run / "adapter")
         assert torch.equal(logits(adapted("adapter"), "adapter"), expected)
-        assert "library_name: peft" in (tmp_path / "adapter" / "README.md").read_text()
+        own = method in ("tera", "loretta", "mora", "lotr")
+        for folder in (tmp_path / "adapter", run / "adapter"):
+            card = (folder / "README.md").read_text()
+            assert "library_name: peft" in card
+            assert ("import tera_pl.adapters" in card) == own
     if method == "prompt_tuning":
         return
     if method != "full":
