@@ -63,6 +63,7 @@ METHODS: dict[str, PeftConfig | None] = {
     "vera_r256": peft.VeraConfig(target_modules=_TARGETS, r=256),
     "randlora_r32": peft.RandLoraConfig(target_modules=_TARGETS, r=32),
     "ia3": peft.IA3Config(target_modules=_TARGETS, feedforward_modules=[]),
+    "road_1": peft.RoadConfig(target_modules=_TARGETS),
     "loretta_r16": LorettaConfig(target_modules=_TARGETS, r=16),
     "mora_r32": MoraConfig(target_modules=_TARGETS, r=32),
     "lotr_r32": LotrConfig(target_modules=_TARGETS, r=32),

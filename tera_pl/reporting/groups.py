@@ -19,6 +19,7 @@ NAMES = {
     "MORA": "MoRA",
     "LOTR": "LoTR",
     "IA3": "(IA)³",
+    "ROAD": "RoAd",
     "PROMPT_TUNING": "Prompt-Tuning",
     "P_TUNING": "P-Tuning",
 }

@@ -108,6 +108,8 @@ ADAPTERS = {
         lambda s: L * (D + KV[s]),
         None,
     ),
+    # An angle and a scale for each pair of outputs.
+    "road": (lambda: peft.RoadConfig(target_modules=QV), lambda s: L * (D + KV[s]), None),
     "loretta": (lambda: LorettaConfig(r=8, tensor_rank=5, target_modules=QV), loretta, None),
     "mora": (lambda: MoraConfig(r=8, target_modules=QV), lambda s: mora(8, s), None),
     "lotr": (lambda: LotrConfig(r=32, target_modules=QV), lambda s: lotr(32, s), None),

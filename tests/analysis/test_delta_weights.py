@@ -29,6 +29,7 @@ CONFIGS = {
         feedforward_modules=["down_proj"],
         init_ia3_weights=False,
     ),
+    "road": peft.RoadConfig(group_size=4, target_modules=TARGETS, init_weights=False),
     "randlora": peft.RandLoraConfig(r=4, target_modules=TARGETS, init_weights=False),
     "mora": MoraConfig(r=2, target_modules=TARGETS, init_weights=False),
     "loretta": LorettaConfig(r=4, tensor_rank=2, target_modules=TARGETS, init_weights=False),
@@ -58,6 +59,24 @@ def test_update_explains_the_difference_to_the_base(name, tiny_backbone):
             difference = layer(inputs) - layer.get_base_layer()(inputs)
         assert update.abs().max() > 0
         torch.testing.assert_close(inputs @ update.T, difference, rtol=1e-4, atol=1e-5)
+
+
+def test_update_of_road_turns_and_stretches_pairs_of_outputs(tiny_backbone):
+    """DeltaW = (R - I) W, with R written out for groups of four outputs."""
+    model = adapted("road", tiny_backbone)
+    for name, update in iter_delta_weights(model):
+        layer = model.get_submodule(f"base_model.model.{name}")
+        weight = layer.get_base_layer().weight.detach()
+        rotation = torch.zeros(len(weight), len(weight))
+        angles, scales = layer.road_theta["default"], layer.road_alpha["default"]
+        for pair, (angle, scale) in enumerate(zip(angles.tolist(), scales.tolist(), strict=True)):
+            first = 4 * (pair // 2) + pair % 2
+            second = first + 2
+            cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
+            rotation[first, first] = rotation[second, second] = cosine
+            rotation[first, second], rotation[second, first] = -sine, sine
+        expected = rotation @ weight - weight
+        torch.testing.assert_close(update, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -31,6 +31,7 @@ METHODS = {
     "vera": ("peft.VeraConfig", {"r": 4}),
     "randlora": ("peft.RandLoraConfig", {"r": 4}),
     "ia3": ("peft.IA3Config", {"feedforward_modules": []}),
+    "road": ("peft.RoadConfig", {"group_size": 4}),
     "prompt_tuning": ("peft.PromptTuningConfig", {"num_virtual_tokens": 3}),
     "full": None,
 }

@@ -23,7 +23,12 @@ METHODS = sorted(
     if not path.stem.startswith("study_")
 )
 # Sizes that the tiny backbone cannot have, and others that it has.
-SMALLER = {"randlora": {"r": 8}, "vera": {"r": 8}, "p_tuning": {"encoder_hidden_size": 8}}
+SMALLER = {
+    "randlora": {"r": 8},
+    "road": {"group_size": 4},
+    "vera": {"r": 8},
+    "p_tuning": {"encoder_hidden_size": 8},
+}
 LSTM = {"encoder_reparameterization_type": "LSTM", "encoder_hidden_size": 8}
 
 
