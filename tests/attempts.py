@@ -15,10 +15,11 @@ class _Short:
         self.parser = parser
         self.subparsers = subparsers
 
-    def parse_args(self, args: list[str]) -> Namespace:
+    def parse_args(self, args: list[str], **settings: Any) -> Namespace:
         """Parse the arguments of a subcommand."""
         name, *rest = args
-        return Namespace({"subcommand": name, name: self.subparsers[name].parse_args(rest)})
+        parsed = self.subparsers[name].parse_args(rest, **settings)
+        return Namespace({"subcommand": name, name: parsed})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.parser, name)

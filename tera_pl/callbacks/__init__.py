@@ -3,6 +3,7 @@
 from tera_pl.callbacks.best_adapter import BestAdapter
 from tera_pl.callbacks.best_checkpoint import BestCheckpoint
 from tera_pl.callbacks.interruption import Interruption
+from tera_pl.callbacks.loss_trend import LossTrend
 from tera_pl.callbacks.matmul_precision import MatmulPrecision
 from tera_pl.callbacks.peft_comparison import PeftComparison
 from tera_pl.callbacks.precision_guard import PrecisionGuard
@@ -18,6 +19,7 @@ __all__ = [
     "BestAdapter",
     "BestCheckpoint",
     "Interruption",
+    "LossTrend",
     "MatmulPrecision",
     "PeftComparison",
     "PrecisionGuard",

@@ -28,10 +28,12 @@ class Terminal(Callback):
 
     Args:
         quiet: Print nothing but the scores of `validate` and `test`.
+        rate: The learning rate and where it is from, if the configuration has none.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, rate: str | None = None) -> None:
         self.quiet = quiet
+        self.rate = rate
         self.scores = True
         self._pace = Pace(0, None)
         self._last_line = 0.0
@@ -110,6 +112,8 @@ class Terminal(Callback):
         rows["data"] = _describe_data(trainer)
         if trainer.state.fn == "fit":
             rows["training"] = _describe_training(trainer)
+            if self.rate is not None:
+                rows["rate"] = self.rate
         if trainer.ckpt_path:
             what = "resumes from" if trainer.state.fn == "fit" else "checkpoint"
             rows[what] = _relative(str(trainer.ckpt_path))

@@ -16,7 +16,6 @@ from tera_pl.cli.help_texts import import_listed_classes, parser_settings
 from tera_pl.cli.libraries import configure_output
 from tera_pl.cli.lightning_cli import TeraCLI
 from tera_pl.cli.parsing_errors import Parser
-from tera_pl.config.fragments import expand
 
 QUIET = "--quiet"
 CLI = TypeVar("CLI", bound=TeraCLI)
@@ -81,7 +80,7 @@ def build(cli: type[CLI], args: ArgsType = None) -> CLI:
         parser_kwargs=strict
         | {"prog": "python -m tera_pl"}
         | {name: strict | parser_settings(name) for name in cli.subcommands()},
-        args=expand(args) if args is None or isinstance(args, list) else args,
+        args=list(sys.argv[1:]) if args is None else args,
     )
 
 

@@ -15,16 +15,17 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_info
 
 from tera_pl.allocator import keep_freed_memory
-from tera_pl.callbacks import BestCheckpoint, ProgressLine, Terminal
+from tera_pl.callbacks import BestCheckpoint, LossTrend, ProgressLine, Terminal
 from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
 from tera_pl.checkpointing.checkpoint_paths import KEYWORDS, find_checkpoint
 from tera_pl.checkpointing.resume import keep_metrics, place_loggers, run_of
 from tera_pl.checkpointing.run_directory import place_run
 from tera_pl.cli.help_texts import set_titles
+from tera_pl.cli.left_out import Added, left_out, run_name
 from tera_pl.cli.standard_callbacks import add_standard_callbacks
 from tera_pl.cli.trainer_settings import check_callbacks, check_trainer
 from tera_pl.config.construction import Builder, first_failure, user_errors
-from tera_pl.config.fragments import empty_mappings, has_key
+from tera_pl.config.fragments import empty_mappings, expand, has_key
 from tera_pl.distributed.strategy import prepare_strategy
 from tera_pl.errors import UserError
 from tera_pl.private_api.lightning import build_with_hyperparameters
@@ -44,6 +45,8 @@ class TeraCLI(LightningCLI):
     """
 
     quiet = False
+    # Settings that the configuration leaves out.
+    added = Added()
     _dev_folder: TemporaryDirectory | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -56,12 +59,22 @@ class TeraCLI(LightningCLI):
         parser.link_arguments(f"{backbone}.gguf_file", "data.init_args.tokenizer_gguf_file")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Refuse unknown keys with an empty mapping too, which jsonargparse ignores."""
-        if isinstance(args, list) and (paths := empty_mappings(args)):
-            config = parser.parse_args([a for a in args if not a.startswith("--print_config")])
-            given = config.get(config.subcommand)
-            if unknown := [".".join(path) for path in paths if not has_key(given, path)]:
-                raise UserError(f"Option {unknown[0]!r} is not accepted: there is no such key")
+        """Expand `base`, add what the configuration leaves out, and refuse unknown empty keys.
+
+        jsonargparse ignores a key with an empty mapping, known or not.
+        """
+        if isinstance(args, list):
+            name = run_name(args)
+            args = expand(args)
+            plain = [argument for argument in args if not argument.startswith("--print_config")]
+            if paths := empty_mappings(args):
+                config = parser.parse_args(plain)
+                given = config.get(config.subcommand)
+                if unknown := [".".join(path) for path in paths if not has_key(given, path)]:
+                    raise UserError(f"Option {unknown[0]!r} is not accepted: there is no such key")
+            config = parser.parse_args(plain, defaults=False)
+            self.added = left_out(config.get(config.subcommand), name)
+            args = [*args, *self.added.arguments()]
         super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
@@ -154,8 +167,8 @@ class TeraCLI(LightningCLI):
             callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
         if config["enable_checkpointing"] is False:
             callbacks = [c for c in callbacks if not isinstance(c, BestCheckpoint)]
-        self._terminal = Terminal(quiet=self.quiet)
-        callbacks = [*callbacks, self._terminal]
+        self._terminal = Terminal(quiet=self.quiet, rate=self.added.rate)
+        callbacks = [*callbacks, LossTrend(), self._terminal]
         if self.quiet:
             config["enable_progress_bar"] = False
         given = config["callbacks"]

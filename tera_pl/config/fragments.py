@@ -60,7 +60,7 @@ def expand(args: Sequence[str] | None) -> list[str]:
 
 def _fragments(value: str) -> list[str]:
     """List the fragments of a configuration: paths, or texts where `base` was removed."""
-    if _is_text(value):
+    if is_text(value):
         _check_texts(parse_yaml(value, "--config"), "--config")
         return [value]
     return _of_file(require_config(value), ())
@@ -155,12 +155,12 @@ def empty_mappings(args: Sequence[str]) -> list[tuple[str, ...]]:
     for option, value in itertools.pairwise(args):
         if option not in OPTIONS:
             continue
-        given = parse_yaml(value, option) if _is_text(value) else read_yaml(Path(value))
+        given = parse_yaml(value, option) if is_text(value) else read_yaml(Path(value))
         found += _empty(given, ())
     return found
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Check whether a configuration is given as text instead of as a path."""
     return "\n" in value or value.lstrip().startswith("{")
 

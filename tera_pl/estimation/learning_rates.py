@@ -25,7 +25,7 @@ class MethodRate:
 
     def __init__(self, name: str, task: CausalLMTask) -> None:
         self.name = name
-        self.warmup_steps = task.schedule.warmup_steps
+        self.warmup_steps = task.schedule.warmup()
         self.configured = float(task.optimizer([nn.Parameter(torch.zeros(1))]).defaults["lr"])
         self._distance = warmup_distance(self.warmup_steps)
         self._weights: WeightChange | None = None

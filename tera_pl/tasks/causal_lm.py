@@ -56,7 +56,8 @@ class CausalLMTask(EvaluationModule):
         backbone: The pretrained model.
         adapter: Configuration of a PEFT method, or null to train every weight.
         optimizer: Optimizer of the trainable tensors. The default has no weight decay: vectors
-            that start at one must not be pulled to zero.
+            that start at one must not be pulled to zero. On the command line a configuration
+            without a rate takes that of its method, `tera_pl.tasks.optimizer.RATES`.
         schedule: Learning rate schedule.
         generation: Settings of generated answers.
         metric: Scores generated answers, for example `tera_pl.metrics.ChoiceAccuracy`; null for

@@ -1,5 +1,6 @@
 """The learning rate schedule of a run."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,8 @@ from transformers import get_scheduler
 
 from tera_pl.errors import UserError
 
+PAPER_WARMUP = 100
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -16,18 +19,25 @@ class Schedule:
 
     Args:
         name: Name of a schedule of `transformers.get_scheduler` that needs no further argument.
-        warmup_steps: Optimizer steps over which the rate rises linearly from zero (paper: 100).
+        warmup_steps: Optimizer steps over which the rate rises linearly from zero; if null 100, as
+            in the paper, but at most a tenth of the run's steps.
     """
 
     name: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    warmup_steps: int = 100
+    warmup_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
+        if self.warmup_steps is not None and self.warmup_steps < 0:
             raise UserError(f"warmup_steps is {self.warmup_steps}: expected at least 0")
 
     def build(self, optimizer: Optimizer, steps: int) -> LRScheduler:
         """Build the scheduler of an optimizer for a number of optimizer steps."""
         return get_scheduler(
-            self.name, optimizer, num_warmup_steps=self.warmup_steps, num_training_steps=steps
+            self.name, optimizer, num_warmup_steps=self.warmup(steps), num_training_steps=steps
+        )
+
+    def warmup(self, steps: float = math.inf) -> int:
+        """Give the number of warm-up steps of a run of a number of optimizer steps."""
+        return (
+            int(min(PAPER_WARMUP, steps / 10)) if self.warmup_steps is None else self.warmup_steps
         )

@@ -18,7 +18,7 @@ ADAPTER = f"{INIT}.adapter.init_args"
 NAN, INF = float("nan"), float("inf")
 # By key: what is out of range, and what is not. Any other type than that of the default is wrong.
 RANGES: dict[str, tuple[list[Any], list[Any]]] = {
-    f"{INIT}.schedule.warmup_steps": ([-5, 1.5, "x", None], [0, 3]),
+    f"{INIT}.schedule.warmup_steps": ([-5, 1.5, "x"], [0, 3, None]),
     f"{INIT}.schedule.name": (["x", "inverse_sqrt", None, 1], ["linear", "cosine"]),
     f"{INIT}.generation.num_beams": ([0, -1, 2.5, None], [1, 2]),
     f"{INIT}.generation.max_new_tokens": ([0, -1, 10**9, "x"], [1, 5]),
