@@ -5,6 +5,7 @@ from tera_pl.callbacks.best_checkpoint import BestCheckpoint
 from tera_pl.callbacks.interruption import Interruption
 from tera_pl.callbacks.loss_trend import LossTrend
 from tera_pl.callbacks.matmul_precision import MatmulPrecision
+from tera_pl.callbacks.overview import RunOverview
 from tera_pl.callbacks.peft_comparison import PeftComparison
 from tera_pl.callbacks.precision_guard import PrecisionGuard
 from tera_pl.callbacks.predictions import PredictionWriter
@@ -12,7 +13,6 @@ from tera_pl.callbacks.progress_line import ProgressLine
 from tera_pl.callbacks.ranks import RankLogger
 from tera_pl.callbacks.resources import ResourceMonitor
 from tera_pl.callbacks.results import ResultsWriter
-from tera_pl.callbacks.tensorboard_layout import TensorBoardLayout
 from tera_pl.callbacks.terminal import Terminal
 
 __all__ = [
@@ -28,6 +28,6 @@ __all__ = [
     "RankLogger",
     "ResourceMonitor",
     "ResultsWriter",
-    "TensorBoardLayout",
+    "RunOverview",
     "Terminal",
 ]

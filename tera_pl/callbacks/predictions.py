@@ -4,22 +4,27 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
-from tera_pl.checkpointing.run_directory import keep_older, run_directory, tensorboard
+from tera_pl.callbacks.logger_content import log_table
+from tera_pl.callbacks.task import step_of
+from tera_pl.checkpointing.run_directory import keep_older, run_directory
 from tera_pl.reporting.markup import code, code_block, markdown
 
 Prediction = dict[str, Any]
+# Of the sample that loggers get.
+COLUMNS = ("id", "task", "prompt", "output", "reference", "correct")
 
 
 class PredictionWriter(Callback):
-    """Write predictions as JSON lines and a sample of them as text to TensorBoard.
+    """Write predictions as JSON lines, and a sample of them to the loggers.
 
-    Test and predict write every prediction to `predictions.jsonl`; an older file gets a numbered
-    name. With several processes each writes its own file, `predictions.<rank>.jsonl`.
+    Test and predict write every prediction to `predictions.jsonl`, with the step of the checkpoint;
+    an older file gets a numbered name. With several processes each writes its own file,
+    `predictions.<rank>.jsonl`.
 
     Args:
-        num_samples: Number of predictions that each validation and test shows in TensorBoard.
+        num_samples: Number of predictions that each validation and test writes to the loggers.
     """
 
     def __init__(self, num_samples: int = 8) -> None:
@@ -30,7 +35,7 @@ class PredictionWriter(Callback):
     def on_validation_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        pl_module: Any,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -42,7 +47,7 @@ class PredictionWriter(Callback):
     def on_test_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        pl_module: Any,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -50,37 +55,37 @@ class PredictionWriter(Callback):
     ) -> None:
         """Collect the first predictions and write all."""
         self._collect(outputs)
-        self._write(trainer, outputs)
+        self._write(outputs, step_of(trainer, pl_module))
 
     def on_predict_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        pl_module: Any,
         outputs: Any,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Write all predictions."""
-        self._write(trainer, outputs)
+        self._write(outputs, step_of(trainer, pl_module))
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Show the sample."""
         if not trainer.sanity_checking:
-            self._show(trainer, "val/predictions")
+            self._show(trainer, "val/predictions", step_of(trainer, pl_module))
         self._sample = []
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Start a new file."""
         self._start(trainer)
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Start a new file."""
         self._start(trainer)
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Show the sample."""
-        self._show(trainer, "test/predictions")
+        self._show(trainer, "test/predictions", step_of(trainer, pl_module))
         self._sample = []
 
     def _collect(self, outputs: dict[str, list[Prediction]]) -> None:
@@ -93,18 +98,18 @@ class PredictionWriter(Callback):
         self._path.parent.mkdir(parents=True, exist_ok=True)
         keep_older(self._path)
 
-    def _write(self, trainer: Trainer, outputs: dict[str, list[Prediction]]) -> None:
+    def _write(self, outputs: dict[str, list[Prediction]], step: int) -> None:
         assert self._path is not None
         with self._path.open("a", encoding="utf-8") as file:
             for prediction in outputs["predictions"]:
-                file.write(json.dumps(prediction, ensure_ascii=False) + "\n")
+                file.write(json.dumps(prediction | {"step": step}, ensure_ascii=False) + "\n")
 
-    def _show(self, trainer: Trainer, tag: str) -> None:
+    def _show(self, trainer: Trainer, tag: str, step: int) -> None:
         if not self._sample:
             return
         text = "\n\n---\n\n".join(_format(prediction) for prediction in self._sample)
-        for writer in tensorboard(trainer):
-            writer.add_text(tag, text, global_step=trainer.global_step)
+        rows = [{key: str(row.get(key)) for key in COLUMNS} for row in self._sample]
+        log_table(trainer.loggers, tag, rows, text, step)
 
 
 def _format(prediction: Prediction) -> str:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from tera_pl.analysis.delta_weights import adapted_layers, delta_weight_shape, layer_singular_values
 from tera_pl.analysis.spectra import Spectrum, summarize_values
+from tera_pl.callbacks.logger_content import log_figure
 from tera_pl.checkpointing.atomic_writes import open_atomically, write_atomically
-from tera_pl.checkpointing.run_directory import run_directory, tensorboard
+from tera_pl.checkpointing.run_directory import run_directory
 from tera_pl.errors import UserError
 from tera_pl.extras import is_installed
 from tera_pl.progress import track
@@ -89,8 +90,8 @@ class RankLogger(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(_means(by_module), step=step)
         # Ranks are in files and scalars already.
-        for writer in tensorboard(trainer) if is_installed("matplotlib") else ():
-            writer.add_figure("ranks/per_layer", _draw(by_module), global_step=step)
+        if is_installed("matplotlib"):
+            log_figure(trainer.loggers, "ranks/per_layer", _draw(by_module), step)
 
 
 def _decompose(

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from tera_pl.callbacks.resources import find_monitor
-from tera_pl.callbacks.task import Task
+from tera_pl.callbacks.task import Task, step_of
 from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.checkpointing.run_directory import keep_older, run_directory
 from tera_pl.checkpointing.run_spec import class_path
@@ -77,7 +77,7 @@ class ResultsWriter(Callback):
             "scores": (self._validation if stage == "fit" else {}) | _scores(trainer),
             "checkpoint": _checkpoint(trainer, stage),
             "seconds": time.perf_counter() - self._start,
-            "step": trainer.global_step,
+            "step": step_of(trainer, task),
         }
         if task.changed:
             section["changed_since_checkpoint"] = task.changed
@@ -106,7 +106,8 @@ def _write_losses(trainer: Trainer, task: Task, stage: str) -> None:
 
 
 def _scores(trainer: Trainer) -> dict[str, float]:
-    return {k: float(v) for k, v in sorted(trainer.callback_metrics.items())}
+    metrics = sorted(trainer.callback_metrics.items())
+    return {name: float(value) for name, value in metrics if name != "step"}
 
 
 def _checkpoint(trainer: Trainer, stage: str) -> dict[str, Any]:

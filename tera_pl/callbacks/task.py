@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from lightning.pytorch import Trainer
 from peft import PeftConfig
 
 from tera_pl.checkpointing.run_spec import RunSpec
@@ -30,3 +31,10 @@ class Task(Protocol):
     record_losses: list[RecordLoss]
     # Names of the settings in which a loaded checkpoint differs.
     changed: list[str]
+    # Step at which a loaded checkpoint was saved.
+    checkpoint_step: int
+
+
+def step_of(trainer: Trainer, task: Task) -> int:
+    """Give the step of training that the weights have: in a test that of the checkpoint."""
+    return trainer.global_step if trainer.state.fn == "fit" else task.checkpoint_step

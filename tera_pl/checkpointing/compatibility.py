@@ -87,6 +87,27 @@ def check_checkpoint(
     return compared
 
 
+def trained_steps(checkpoint: Mapping[str, Any]) -> int:
+    """Give the step at which a checkpoint was saved.
+
+    Args:
+        checkpoint: The loaded checkpoint.
+
+    Returns:
+        Number of steps of the optimizer.
+
+    Raises:
+        UserError: If the entry is missing or no number of steps.
+    """
+    step = checkpoint.get("global_step")
+    if type(step) is not int or step < 0:
+        raise UserError(
+            f"ckpt_path: global_step is {show(step)}: expected a number of steps: use another "
+            "checkpoint of the run"
+        )
+    return step
+
+
 def find_differences(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], sections: Collection[str]
 ) -> list[tuple[str, Any, Any]]:

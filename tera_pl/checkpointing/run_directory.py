@@ -1,21 +1,24 @@
-"""The run directory, and the TensorBoard writers of a run."""
+"""The run directory: where checkpoints, results and logs of a run are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from torch.utils.tensorboard import SummaryWriter
 
 from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.checkpointing.markers import check_unclaimed, claim_folder, mark_new_folder
+from tera_pl.checkpointing.service_runs import remember_runs
 
 KIND = "run"
-# Runs without a logger write to this folder of `trainer.default_root_dir`.
+# Loggers that number the folders of runs; the others share a folder or write to a service.
+LOCAL = (TensorBoardLogger, CSVLogger)
+# Folder of runs without a logger.
 UNLOGGED = "unlogged"
 
 
@@ -28,30 +31,42 @@ def run_directory(trainer: Trainer) -> Path:
         trainer: The trainer of the run.
 
     Returns:
-        The folder of its first logger, or the trainer's root folder without a logger.
+        The folder of its first TensorBoardLogger or CSVLogger, or else the trainer's root folder.
     """
     folder = folder_of(trainer.loggers) or Path(trainer.default_root_dir)
     return trainer.strategy.broadcast(folder)
 
 
-def folder_of(loggers: Sequence[Logger]) -> Path | None:
-    """Give the folder in which the first logger of a run writes, in this process.
+def folder_of(loggers: Iterable[Logger]) -> Path | None:
+    """Give the folder that the loggers of a run have numbered for it, in this process.
 
     Args:
         loggers: The loggers of a trainer.
 
     Returns:
-        The folder, or None if the logger writes no files.
+        The folder of the first TensorBoardLogger or CSVLogger, or None without one.
     """
-    if not loggers or loggers[0].save_dir is None:
+    first = next((logger for logger in loggers if isinstance(logger, LOCAL)), None)
+    if first is None:
         return None
-    first = loggers[0]
-    if isinstance(first, TensorBoardLogger | CSVLogger):
-        return Path(first.log_dir)
-    # Runs of other loggers share their `save_dir`; ModelCheckpoint builds the same path.
-    version = first.version if isinstance(first.version, str) else f"version_{first.version}"
-    assert first.save_dir is not None
-    return Path(first.save_dir, str(first.name), version)
+    folder = Path(first.log_dir)
+    sub_dir = getattr(first, "sub_dir", None)
+    # Event files only are in `sub_dir`.
+    return folder.parents[len(Path(sub_dir).parts) - 1] if sub_dir else folder
+
+
+def runs_without_folder(root: str | Path | None, names: Sequence[str]) -> Path:
+    """Give the parent of run directories that no logger numbers.
+
+    Args:
+        root: `trainer.default_root_dir`.
+        names: Class names of the loggers, for example `WandbLogger`.
+
+    Returns:
+        For example `runs/WandbLogger`, or `runs/unlogged` without a logger; each run has a folder
+        `version_k` in it.
+    """
+    return Path(root or "runs") / (names[0] if names else UNLOGGED)
 
 
 def place_run(logger: Any, root: str | Path | None) -> Path:
@@ -62,8 +77,8 @@ def place_run(logger: Any, root: str | Path | None) -> Path:
         root: `trainer.default_root_dir`.
 
     Returns:
-        The logger's folder, or `<root>/unlogged/version_k` without a logger; the default root is
-        `runs`.
+        The folder of the first TensorBoardLogger or CSVLogger, or else a new `version_k` in
+        `runs_without_folder`.
 
     Raises:
         UserError: If the logger's folder is the current one, or is not empty.
@@ -71,8 +86,10 @@ def place_run(logger: Any, root: str | Path | None) -> Path:
     loggers = logger if isinstance(logger, list) else [logger]
     if loggers[:1] in ([None], [True]):  # Lightning's own, which numbers its folders
         return Path(root or "runs")
-    logged = None if loggers[:1] in ([], [False]) else folder_of(loggers)
-    run = logged or _new_version(Path(root or "runs") / UNLOGGED)
+    loggers = [] if loggers[:1] == [False] else loggers
+    logged = folder_of(loggers)
+    names = [type(one).__name__ for one in loggers]
+    run = logged or _new_version(runs_without_folder(root, names))
     # The other ranks may see what rank 0 has created since.
     rank_zero_only(check_unclaimed)(run, KIND)
     if logged and SLURMEnvironment.detect():
@@ -105,7 +122,9 @@ class RunConfig(SaveConfigCallback):
     """Mark the run directory and write the configuration into it, atomically.
 
     Lightning's class writes to the logger's `save_dir`, which several runs may share. With
-    `overwrite` the run resumes in its directory; otherwise the directory must be new.
+    `overwrite` the run resumes in its directory; otherwise the directory must be new. Every
+    ModelCheckpoint without a `dirpath` gets `checkpoints/` of the run directory: Lightning's choice
+    depends on the first logger, and has the id of a run that does not exist yet.
     """
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
@@ -113,6 +132,9 @@ class RunConfig(SaveConfigCallback):
         if self.already_saved:
             return
         folder = run_directory(trainer)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(folder / "checkpoints")
         if trainer.is_global_zero:
             if self.overwrite:
                 claim_folder(folder, KIND)
@@ -120,11 +142,5 @@ class RunConfig(SaveConfigCallback):
                 mark_new_folder(folder, KIND)
             text = self.parser.dump(self.config, skip_unset=False)
             write_atomically(folder / self.config_filename, text)
+            remember_runs(folder, trainer.loggers)
         self.already_saved = True
-
-
-def tensorboard(trainer: Trainer) -> Iterator[SummaryWriter]:
-    """Iterate over the writers of the TensorBoardLoggers of a run."""
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            yield logger.experiment

@@ -18,6 +18,8 @@ NOISE = (
     ".*args parameter is intended to run from within Python.*",
     ".*overridden `transfer_batch_to_device` in `LightningModule`.*",
     ".*Checkpoint directory .* exists and is not empty.*",
+    # `keep_metrics` keeps them.
+    ".*Previous log files in this directory will be deleted.*",
 )
 # Loggers of Lightning with nothing but banners below a warning.
 BANNERS = (

@@ -18,7 +18,7 @@ from tera_pl.allocator import keep_freed_memory
 from tera_pl.callbacks import BestCheckpoint, LossTrend, ProgressLine, Terminal
 from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
 from tera_pl.checkpointing.checkpoint_paths import KEYWORDS, find_checkpoint
-from tera_pl.checkpointing.resume import keep_metrics, place_loggers, run_of
+from tera_pl.checkpointing.resume import keep_metrics, number_together, place_loggers, run_of
 from tera_pl.checkpointing.run_directory import place_run
 from tera_pl.cli.help_texts import set_titles
 from tera_pl.cli.left_out import Added, left_out, run_name
@@ -126,8 +126,9 @@ class TeraCLI(LightningCLI):
         complete = self.config.clone()
         config = complete[complete.subcommand]
         run, trainer = run_of(config.get("ckpt_path")), config["trainer"]
-        if run is not None and isinstance(trainer, Namespace):
-            trainer["logger"] = place_loggers(trainer["logger"], run)
+        if isinstance(trainer, Namespace):
+            given = trainer["logger"]
+            trainer["logger"] = place_loggers(given, run) if run else number_together(given)
         self._builder = Builder(config)
         with first_failure(config):
             self.config_init = self.parser.instantiate(
@@ -144,7 +145,8 @@ class TeraCLI(LightningCLI):
         """Build the trainer; a run from a checkpoint uses the run directory of the checkpoint."""
         run = run_of(self.config[self.config.subcommand].get("ckpt_path"))
         if run:
-            keep_metrics(run)
+            given = self._built("trainer.logger")
+            keep_metrics(given if isinstance(given, list) else [given])
             self.save_config_kwargs = {
                 "config_filename": f"config_{self.subcommand}.yaml",
                 "overwrite": True,

@@ -14,7 +14,7 @@ from tera_pl.callbacks import (
     RankLogger,
     ResourceMonitor,
     ResultsWriter,
-    TensorBoardLayout,
+    RunOverview,
 )
 
 # By YAML key.
@@ -29,7 +29,7 @@ STANDARD_CALLBACKS: dict[str, type[Callback]] = {
     "predictions": PredictionWriter,
     "resources": ResourceMonitor,
     "results": ResultsWriter,
-    "tensorboard": TensorBoardLayout,
+    "overview": RunOverview,
     # Last, so that the checkpoint it saves has what the others count of the step.
     "interruption": Interruption,
 }

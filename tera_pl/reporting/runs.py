@@ -159,10 +159,10 @@ class Run:
             raise damaged(path, f"no step of a row ({error})") from None
 
     def curve(self, tag: str) -> list[tuple[int, float]]:
-        """Read a scalar over training from the run's event files.
+        """Read a scalar over training from the event files of TensorBoard, or from `metrics.csv`.
 
         Args:
-            tag: Its name in TensorBoard, for example `val/loss`.
+            tag: Its name, for example `val/loss`.
 
         Returns:
             Step and value, in order of steps; empty if it was never logged.
@@ -174,9 +174,9 @@ class Run:
 
         events = event_accumulator.EventAccumulator(str(self.path), size_guidance={"scalars": 0})
         events.Reload()
-        if tag not in events.Tags()["scalars"]:
-            return []
-        return sorted({e.step: e.value for e in events.Scalars(tag)}.items())
+        if tag in events.Tags()["scalars"]:
+            return sorted({e.step: e.value for e in events.Scalars(tag)}.items())
+        return _curve_of_csv(self.path / "metrics.csv", tag)
 
 
 @dataclass(frozen=True)
@@ -244,6 +244,17 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif value is not None and value != []:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _curve_of_csv(path: Path, tag: str) -> list[tuple[int, float]]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get(tag)]
+    try:
+        return sorted({int(row["step"]): float(row[tag]) for row in rows}.items())
+    except (KeyError, ValueError, TypeError) as error:
+        raise damaged(path, f"no step or no number in a row ({error})") from None
 
 
 def _find(folders: Sequence[Path]) -> set[Path]:

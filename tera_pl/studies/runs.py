@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import yaml
 from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.checkpointing.markers import MARKER, claim_folder, read_marker
 from tera_pl.checkpointing.run_directory import KIND as RUN
+from tera_pl.checkpointing.run_directory import LOCAL
 from tera_pl.cli import TeraCLI, build
 from tera_pl.config.shipped import locate
 from tera_pl.errors import RunStoppedError, UserError
@@ -131,7 +133,7 @@ def plan_run(
     hashed = json.dumps([planned | {"trainer": trainer}, inputs], sort_keys=True)
     sha256 = hashlib.sha256(hashed.encode()).hexdigest()
     label = f"lr{lr:g}-seed{seed}-{sha256[:_DIGITS]}"
-    _set_logger(planned, row, label)
+    _place_loggers(planned, row, label)
     return StudyRun(row / label, planned, sha256, inputs)
 
 
@@ -146,13 +148,27 @@ def _set(settings: dict[str, Any], key: str, value: Any, name: str) -> None:
     mapping[last] = value
 
 
-def _set_logger(settings: dict[str, Any], row: Path, label: str) -> None:
-    """Set the folder of the logger to that of the study run."""
-    logger = settings["trainer"].get("logger")
-    if not isinstance(logger, dict) or not isinstance(logger.get("init_args"), dict):
-        logger = {"class_path": LOGGER, "init_args": {}}
-    logger["init_args"] |= {"save_dir": str(row), "name": label, "version": None}
-    settings["trainer"] |= {"logger": logger, "default_root_dir": None}
+def _place_loggers(settings: dict[str, Any], row: Path, label: str) -> None:
+    """Give the loggers that number folders the folder of the study run; others stay.
+
+    Without one, a TensorBoardLogger comes first: its folder is the run directory.
+    """
+    given = settings["trainer"].get("logger")
+    given = given if isinstance(given, list) else [given]
+    loggers = [dict(one) for one in given if isinstance(one, dict)]
+    if not any(_numbers_folders(one) for one in loggers):
+        loggers.insert(0, {"class_path": LOGGER})
+    place = {"save_dir": str(row), "name": label, "version": None}
+    for logger in filter(_numbers_folders, loggers):
+        logger["init_args"] = (logger.get("init_args") or {}) | place
+    settings["trainer"] |= {
+        "logger": loggers if len(loggers) > 1 else loggers[0],
+        "default_root_dir": None,
+    }
+
+
+def _numbers_folders(logger: dict[str, Any]) -> bool:
+    return issubclass(pkgutil.resolve_name(logger["class_path"]), LOCAL)
 
 
 def _hash_inputs(settings: Any, output: Path) -> dict[str, str]:

@@ -14,7 +14,11 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tera_pl import contracts
-from tera_pl.checkpointing.compatibility import change_optimizer, check_checkpoint
+from tera_pl.checkpointing.compatibility import (
+    change_optimizer,
+    check_checkpoint,
+    trained_steps,
+)
 from tera_pl.checkpointing.resume_command import resume_command_of
 from tera_pl.checkpointing.run_spec import RunSpec, describe_model, describe_run
 from tera_pl.checkpointing.training_state import check_training_state
@@ -194,7 +198,7 @@ class CausalLMTask(EvaluationModule):
         checkpoint["tera_pl"] = self.spec.as_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that does not fit this run."""
+        """Refuse a checkpoint that does not fit this run, and remember its step."""
         resuming = self.trainer.state.fn == "fit"
         trainable = self._trainable()
         self.changed = check_checkpoint(
@@ -213,6 +217,7 @@ class CausalLMTask(EvaluationModule):
             settings = self.spec.optimizer.items()
             new = {key: value for key, value in settings if f"optimizer.{key}" in self.changed}
             change_optimizer(checkpoint, new)
+        self.checkpoint_step = trained_steps(checkpoint)
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int

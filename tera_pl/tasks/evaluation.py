@@ -30,6 +30,8 @@ class EvaluationModule(LightningModule):
     generate_in_validation: bool
     # Of the current or last evaluation; at its end those of all processes.
     record_losses: list[RecordLoss]
+    # Step at which a loaded checkpoint was saved.
+    checkpoint_step = 0
 
     def compute_row_losses(self, batch: Mapping[str, Any]) -> list[Tensor]:
         """Compute per row of a batch the losses of its supervised tokens, on the CPU."""
@@ -126,6 +128,9 @@ class EvaluationModule(LightningModule):
         for name, score in loss_scores(self.record_losses).items():
             self.log(f"{stage}/{name}", score, prog_bar=name == "loss", sync_dist=True)
         metric = self.metric_of(stage)
+        if self.trainer.state.fn != "fit":
+            # Loggers get this as the step of the scores; Lightning's own counter is that of `fit`.
+            self.log("step", float(self.checkpoint_step), sync_dist=True)
         if metric is None:
             return
         for name, value in metric.compute().items():

@@ -1,13 +1,20 @@
 """A resumed run logs as configured, into its run directory."""
 
+import csv
+import json
+
+import pytest
 import yaml
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from tera_pl.checkpointing.markers import mark_new_folder
 from tera_pl.checkpointing.resume import keep_metrics
+from tera_pl.checkpointing.service_runs import known_runs
+from tera_pl.errors import UserError
 from tests.attempts import attempt
 
 CSV = "lightning.pytorch.loggers.CSVLogger"
+WANDB = "lightning.pytorch.loggers.WandbLogger"
 TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
 
 
@@ -15,17 +22,23 @@ class OwnLogger(CSVLogger):
     """A user's."""
 
 
-def loggers_of(logger, tiny_config, tmp_path, monkeypatch, capsys, *arguments):
+def write(config, loggers):
+    content = yaml.safe_load(config.read_text())
+    content["trainer"]["logger"] = loggers
+    config.write_text(yaml.safe_dump(content))
+    return str(config)
+
+
+def loggers_of(logger, tiny_config, tmp_path, monkeypatch, capsys, ids=None):
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "moved" / "run" / "version_3"
     (run / "checkpoints").mkdir(parents=True)
     mark_new_folder(run, "run")
     checkpoint = run / "checkpoints" / "last.ckpt"
     checkpoint.touch()
-    config = yaml.safe_load(tiny_config.read_text())
-    config["trainer"]["logger"] = logger
-    tiny_config.write_text(yaml.safe_dump(config))
-    args = ["fit", "--config", str(tiny_config), "--ckpt_path", str(checkpoint), *arguments]
+    if ids is not None:
+        (run / "loggers.json").write_text(ids)
+    args = ["fit", "--config", write(tiny_config, logger), "--ckpt_path", str(checkpoint)]
     code, errors, cli = attempt(args, capsys)
     assert (code, errors) == (0, [])
     return run, cli
@@ -61,11 +74,49 @@ def test_default_and_none(tiny_config, tmp_path, monkeypatch, capsys):
 
 
 def test_metrics_of_before_are_kept(tmp_path):
-    for text in ("first", "second"):
-        (tmp_path / "metrics.csv").write_text(text)
-        keep_metrics(tmp_path)
-    keep_metrics(tmp_path)
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
-        "metrics.1.csv": "first",
-        "metrics.2.csv": "second",
-    }
+    for part, name in enumerate(("loss", "loss", "accuracy")):
+        logger = CSVLogger(tmp_path, name="run", version=0)
+        keep_metrics([logger])
+        logger.log_metrics({name: 0.5 + part}, step=part)
+        logger.save()
+    assert [path.name for path in (tmp_path / "run" / "version_0").iterdir()] == ["metrics.csv"]
+    with (tmp_path / "run" / "version_0" / "metrics.csv").open() as file:
+        assert list(csv.DictReader(file)) == [
+            {"step": "0", "loss": "0.5", "accuracy": ""},
+            {"step": "1", "loss": "1.5", "accuracy": ""},
+            {"step": "2", "loss": "", "accuracy": "2.5"},
+        ]
+
+
+def test_loggers_of_a_new_run_share_its_folder(tiny_config, tmp_path, monkeypatch, capsys):
+    given = [spec(CSV), {"class_path": WANDB, "init_args": {"offline": True}}, spec(TENSORBOARD)]
+    other = spec(CSV, save_dir="elsewhere")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "run" / "version_4").mkdir(parents=True)
+    config = write(tiny_config, [*given, other])
+    code, errors, cli = attempt(["fit", "--config", config], capsys)
+    assert (code, errors) == (0, [])
+    first, service, second, third = cli.trainer.loggers
+    assert first.log_dir == second.log_dir == "runs/run/version_5"
+    assert isinstance(service, WandbLogger)
+    assert third.log_dir == "elsewhere/run/version_0"
+
+
+def test_services_continue_their_runs(tiny_config, tmp_path, monkeypatch, capsys):
+    given = [
+        {"class_path": WANDB, "init_args": {"offline": True}},
+        {"class_path": WANDB, "init_args": {"offline": True, "id": "mine"}},
+        {"class_path": WANDB, "init_args": {"offline": True}},
+    ]
+    ids = {"WandbLogger": ["first", "second"]}
+    run, cli = loggers_of(given, tiny_config, tmp_path, monkeypatch, capsys, ids=json.dumps(ids))
+    assert [logger.version for logger in cli.trainer.loggers] == ["first", "mine", None]
+    # Where no logger has a folder of its own, the run stays in that of its checkpoint.
+    assert cli.trainer.default_root_dir == str(run)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"WandbLogger": [1]}', '{"WandbLogger": 3}'])
+def test_damaged_ids_are_an_error(text, tmp_path):
+    (tmp_path / "loggers.json").write_text(text)
+    with pytest.raises(UserError, match=r"loggers\.json is damaged"):
+        known_runs(tmp_path)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tera_pl.errors import UserError
 from tera_pl.reporting import figures, selections
 from tera_pl.reporting.drawing import method_style, save
 from tera_pl.reporting.groups import NAMES, group_runs
@@ -137,6 +138,18 @@ def test_curves_are_means_of_the_seeds(folder):
     assert lines(axes)["TeRA"] == [2.0, 1.5]
     assert lines(axes)["TeRA_iden"] == [3.0, 2.5]
     assert axes.get_ylabel() == "val/loss"
+
+
+def test_curves_come_from_a_csv_file_too(tmp_path):
+    for name, other in (("plain", {}), ("other", {"factor_init": "identity"})):
+        run = write_run(tmp_path / name, {"accuracy": 1}, method="TeRA", adapter=other, **WORLD)
+        text = "lr,step,val/loss\n0.1,1,\n,2,0.5\n,4,0.25\n"
+        (run / "metrics.csv").write_text(text)
+    (axes,) = figures.draw_curves(groups_of(tmp_path)[0]).axes
+    assert lines(axes)["TeRA"] == [0.5, 0.25]
+    (run / "metrics.csv").write_text("step,val/loss\n,0.5\n")
+    with pytest.raises(UserError, match=r"metrics\.csv.*no step"):
+        figures.draw_curves(groups_of(tmp_path)[0])
 
 
 def test_spectra_are_over_the_largest_value(folder):

@@ -125,3 +125,36 @@ def test_the_hash_is_of_all_that_results_depend_on(tiny_config, tiny_commonsense
             resolve(type(entry)(entry.config, changed), "a", tmp_path)
     with pytest.raises(UserError, match=r"entries.a: data.init_args.sead is unknown"):
         plan(type(entry)(entry.config, seed_keys=["data.init_args.sead"]), "a", tmp_path)
+
+
+TENSORBOARD = "lightning.pytorch.loggers.TensorBoardLogger"
+CSV = "lightning.pytorch.loggers.CSVLogger"
+WANDB = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"project": "p"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "placed"),
+    [
+        (None, [TENSORBOARD], [0]),
+        (False, [TENSORBOARD], [0]),
+        ({"class_path": CSV, "init_args": {"name": "x"}}, [CSV], [0]),
+        (WANDB, [TENSORBOARD, WANDB["class_path"]], [0]),
+        (
+            [WANDB, {"class_path": CSV}, {"class_path": TENSORBOARD, "init_args": {"version": 3}}],
+            [WANDB["class_path"], CSV, TENSORBOARD],
+            [1, 2],
+        ),
+    ],
+)
+def test_a_study_keeps_the_loggers(given, kept, placed, tmp_path):
+    optimizer = {"init_args": {"lr": None}}
+    settings = {"model": {"init_args": {"optimizer": optimizer}}, "data": {}}
+    settings["trainer"] = {"logger": given, "default_root_dir": "mine"}
+    run = plan_run(settings, tmp_path / "row", 0.1, 3, [])
+    found = run.settings["trainer"]["logger"]
+    found = found if isinstance(found, list) else [found]
+    assert [logger["class_path"] for logger in found] == kept
+    place = {"save_dir": str(tmp_path / "row"), "name": run.folder.name, "version": None}
+    for index, logger in enumerate(found):
+        assert logger["init_args"] == (place if index in placed else WANDB["init_args"])
+    assert settings["trainer"]["logger"] == given

@@ -1,4 +1,4 @@
-"""Lay out a run in TensorBoard."""
+"""Write the settings of a run to its loggers, and lay out TensorBoard."""
 
 import re
 from collections import defaultdict
@@ -6,26 +6,30 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
-from torch.utils.tensorboard.summary import hparams
 
 from tera_pl.adapters.tera import TeraLayer
 from tera_pl.analysis.delta_weights import adapted_layers
+from tera_pl.callbacks.logger_content import (
+    Plain,
+    log_histograms,
+    log_settings,
+    takes_histograms,
+)
 from tera_pl.callbacks.task import Task
-from tera_pl.checkpointing.run_directory import tensorboard
-from tera_pl.private_api.torch import add_summary
 from tera_pl.reporting.runs import flatten
 
 RESOURCES = ("trained", "train_seconds", "peak_memory_bytes")
 
 
-class TensorBoardLayout(Callback):
-    """Write the settings and charts by which TensorBoard compares runs.
+class RunOverview(Callback):
+    """Write the settings and charts by which loggers compare runs.
 
-    These are a row in the HPARAMS table with the settings of the run, whose scores are its
-    scalars; a page of custom scalars with loss, scores and ranks; and, for TeRA, histograms
-    `vectors/<module>/<number>` of each scaling vector over all layers, after every validation.
-    Nothing is written without a TensorBoardLogger.
+    Every logger gets the settings of the run: in TensorBoard a row in the HPARAMS table, whose
+    scores are the run's scalars. TensorBoard also gets a page of custom scalars with loss, scores
+    and ranks. For TeRA, TensorBoard and W&B get histograms `vectors/<module>/<number>` of each
+    scaling vector over all layers, after every validation.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -34,26 +38,24 @@ class TensorBoardLayout(Callback):
             return
         monitor = getattr(trainer.checkpoint_callback, "monitor", None) or "val/loss"
         values = {key: _plain(value) for key, value in _settings(pl_module).items()}
-        for writer in tensorboard(trainer):
-            # Names only: TensorBoard shows the run's scalars of these names.
-            names = dict.fromkeys(_score_names(pl_module, monitor), 0.0)
-            for summary in hparams(values, names):  # type: ignore[no-untyped-call]
-                add_summary(writer, summary)
-            writer.add_custom_scalars(_layout(monitor))
+        log_settings(trainer.loggers, values, _score_names(pl_module, monitor))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_custom_scalars(_layout(monitor))
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the histograms."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
-        writers = list(tensorboard(trainer))
-        vectors = _vectors(pl_module.model) if writers else {}
-        for writer in writers:
-            for name, values in vectors.items():
-                writer.add_histogram(name, values, global_step=trainer.global_step)
+        if takes_histograms(trainer.loggers):
+            log_histograms(trainer.loggers, _vectors(pl_module.model), trainer.global_step)
 
 
 def _settings(task: Task) -> dict[str, Any]:
-    """Settings by dotted name, without the hashes that identify weights."""
+    """Settings by dotted name, without the hashes that identify weights.
+
+    First come those by which runs differ most often: TensorBoard shows a table with many columns.
+    """
     settings = flatten(
         {
             "adapter": task.spec.adapter or {},
@@ -62,11 +64,17 @@ def _settings(task: Task) -> dict[str, Any]:
             "training": task.spec.training or {},
         }
     )
-    settings["backbone"] = task.backbone.path
+    first = {
+        "method": "full" if task.adapter is None else type(task.adapter).__name__,
+        "optimizer.lr": settings.pop("optimizer.lr", None),
+        "training.seed": settings.pop("training.seed", None),
+        "backbone": task.backbone.path,
+    }
+    settings = first | settings
     return {name: value for name, value in settings.items() if not name.endswith("sha256")}
 
 
-def _plain(value: Any) -> bool | int | float | str:
+def _plain(value: Any) -> Plain:
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
