@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,8 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 after a user error.
     """
+    # PEFT imports bitsandbytes, which then looks for kernels on the Hub and warns that it cannot.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     args = list(sys.argv[1:] if args is None else args)
     name = args[0] if args else None
     if name in {"-h", "--help"}:

@@ -10,6 +10,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
 from tera_pl.adapters import TeraConfig
+from tera_pl.adapters.quantized import bytes_of_scales, number_of_weights
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class Counts:
         stored: Values in the adapter's file; in the model's, if there is no adapter. Prompt methods
             store the prompt that their encoder computes, not the encoder.
         stored_bytes: Their bytes, without names and header.
-        base: Frozen parameters of the model.
-        base_bytes: Their bytes.
+        base: Frozen parameters of the model; of quantized layers the weights, not the integers that
+            hold them.
+        base_bytes: Their bytes, with the scales of quantized weights.
         frozen_adapter: Frozen parameters of the adapter; shared ones once.
         frozen_adapter_bytes: Their bytes.
     """
@@ -68,6 +70,7 @@ def count(model: nn.Module) -> Counts:
     }
     stored = _stored(model, frozen)
     num_trained, num_base = _count(trained), _count(base)
+    base_bytes = bytes_of(base) + bytes_of_scales(model.modules())
     return Counts(
         trained=num_trained,
         trained_norms=_count(p for p in trained if id(p) in norms),
@@ -76,7 +79,7 @@ def count(model: nn.Module) -> Counts:
         stored=_count(stored),
         stored_bytes=bytes_of(stored),
         base=num_base,
-        base_bytes=bytes_of(base),
+        base_bytes=base_bytes,
         frozen_adapter=_count(frozen),
         frozen_adapter_bytes=bytes_of(frozen),
     )
@@ -88,7 +91,7 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 
 
 def _count(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() for tensor in tensors)
+    return sum(number_of_weights(tensor) for tensor in tensors)
 
 
 def _added(model: nn.Module) -> dict[int, Tensor]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from tera_pl.adapters.quantized import is_quantized
 from tera_pl.distributed.fsdp2 import full_tensor
 from tera_pl.errors import UserError
 
@@ -104,8 +105,11 @@ def try_merging(layer: Any, adapter_name: str = "default") -> None:
 
 def is_floating(layer: Any) -> bool:
     """Check that the base weight of a layer is floating point, that is, not quantized."""
-    weight = getattr(layer.get_base_layer(), "weight", None)
-    return weight is None or (weight.is_floating_point() and weight.element_size() > 1)
+    base = layer.get_base_layer()
+    weight = getattr(base, "weight", None)
+    if weight is None:
+        return True
+    return weight.is_floating_point() and weight.element_size() > 1 and not is_quantized(base)
 
 
 def is_transposed(layer: Any) -> bool:

@@ -28,6 +28,7 @@ from tera_pl.models.backbone import (
     load_tokenizer,
 )
 from tera_pl.models.hub import check_available, find_commit
+from tera_pl.models.quantization import read_settings
 
 # Prefix of the names of the model's parameters in a checkpoint.
 PREFIX = "model."
@@ -122,6 +123,7 @@ def _read_backbone(found: Any, path: str | None, trust_remote_code: bool) -> Bac
         trust_remote_code=trust_remote_code,
         # The model may have been converted to the other format since.
         gguf_file=gguf_file if not path or (Path(path) / str(gguf_file)).is_file() else None,
+        quantization=read_settings(found.get("quantization")),
     )
 
 

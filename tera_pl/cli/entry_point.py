@@ -8,6 +8,7 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType
 from peft import PeftConfig
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from tera_pl import adapters  # noqa: F401 - registers its methods with PEFT
 from tera_pl.checkpointing.run_directory import RunConfig
@@ -87,8 +88,9 @@ def build(cli: type[CLI], args: ArgsType = None) -> CLI:
 def _configure_libraries() -> None:
     """Set what jsonargparse keeps per process; a second call changes nothing."""
     set_parsing_settings(
-        # jsonargparse accepts subclasses of a dataclass, here for `adapter`, only if listed.
-        subclasses_enabled=[PeftConfig],
+        # jsonargparse accepts subclasses of a dataclass, here for `adapter` and `quantization`,
+        # only if listed.
+        subclasses_enabled=[PeftConfig, QuantizationConfigMixin],
         # Where any value is accepted, a mapping with `class_path` stays a mapping.
         instantiate_subclass_spec_in_any=False,
         # An empty list enforces jsonargparse's own: os, subprocess, builtins.exec and the like.

@@ -21,6 +21,8 @@ NOISE = (
     # `keep_metrics` keeps them.
     ".*Previous log files in this directory will be deleted.*",
 )
+# A line per layer and step, about casts that 8-bit layers always make.
+SILENT = ("bitsandbytes.autograd._functions",)
 # Loggers of Lightning with nothing but banners below a warning.
 BANNERS = (
     "lightning.fabric.utilities.seed",
@@ -62,6 +64,8 @@ def configure_output(*, quiet: bool = False, progress: bool = True) -> None:
     warnings.formatwarning = _format_warning
     for name in BANNERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in SILENT:
+        logging.getLogger(name).setLevel(logging.ERROR)
     _FILTER.quiet = quiet
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_FILTER)
     shown = progress and not quiet and sys.stderr.isatty()

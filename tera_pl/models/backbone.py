@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from tera_pl.adapters import check_targets
 from tera_pl.adapters.supported import inject
@@ -30,6 +31,12 @@ from tera_pl.errors import UserError
 from tera_pl.extras import require
 from tera_pl.models.hub import CONFIG, find_folder, how_to_download
 from tera_pl.models.packed_attention import ATTENTION, check_packable
+from tera_pl.models.quantization import (
+    check_quantization,
+    loading_arguments,
+    prepare_quantized,
+    quantize_shapes,
+)
 from tera_pl.models.weight_checks import find_invalid_weights
 
 # Exceptions that libraries raise for missing, truncated or damaged files of weights.
@@ -63,6 +70,10 @@ class Backbone:
         gradient_checkpointing: Recompute activations in backward: less memory, more time.
         gguf_file: Name of a GGUF file there, which holds configuration, tokenizer and weights; the
             weights are dequantized to `dtype`.
+        quantization: Quantize the frozen weights of linear layers while they load: a quantization
+            config of transformers by `class_path`, as `configs/base/quantization/` has. Other
+            weights have `dtype`; in float32 they are what
+            `peft.prepare_model_for_kbit_training` makes of them.
     """
 
     path: str
@@ -73,6 +84,7 @@ class Backbone:
     pretrained: bool = True
     gradient_checkpointing: bool = False
     gguf_file: str | None = None
+    quantization: QuantizationConfigMixin | None = None
 
     @property
     def described_by(self) -> str:
@@ -118,6 +130,12 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
             f"model.init_args.backbone.attn_implementation is {name!r}: expected one of "
             f"{', '.join(sorted(k for k in kernels if '|' not in k))}"
         )
+    if backbone.gguf_file is not None and backbone.quantization is not None:
+        raise UserError(
+            "model.init_args.backbone.gguf_file: its weights are dequantized, and not quantized "
+            "again: remove it, or model.init_args.backbone.quantization"
+        )
+    check_quantization(backbone.quantization, config, pretrained=backbone.pretrained)
     return config
 
 
@@ -165,6 +183,7 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
     verbosity = logging.get_verbosity()
     # Missing weights are an error below; transformers draws them at random and only logs it.
     logging.set_verbosity_error()
+    kwargs |= loading_arguments(backbone.quantization)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             locate(backbone.path),
@@ -195,6 +214,7 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
             f"model.init_args.backbone.path: the weights at {backbone.path!r} are damaged: "
             f"{'; '.join(invalid[:3])} ({len(invalid)} in all); {_what_to_do(backbone)}"
         )
+    prepare_quantized(model, folder, DTYPES[backbone.dtype])
     return model
 
 
@@ -236,14 +256,18 @@ def load_meta_model(backbone: Backbone) -> PreTrainedModel:
     config = load_config(backbone)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
+            model = AutoModelForCausalLM.from_config(
                 config, trust_remote_code=backbone.trust_remote_code, dtype=DTYPES[backbone.dtype]
             )
+        quantization = backbone.quantization or getattr(config, "quantization_config", None)
+        if quantization is not None and backbone.gguf_file is None:
+            quantize_shapes(model, quantization, DTYPES[backbone.dtype])
     except Exception as error:  # the code of a model raises anything for invalid values
         raise UserError(
             f"model.init_args.backbone.path: no causal language model can be built from the "
             f"config.json of {backbone.path!r} ({_first_line(error)}); {_what_to_do(backbone)}"
         ) from error
+    return model
 
 
 def add_adapter(

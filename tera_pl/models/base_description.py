@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 from tera_pl.config.shipped import locate
 from tera_pl.models.backbone import Backbone
 from tera_pl.models.hub import find_commit
+from tera_pl.models.quantization import settings_of
 
 # Values of a config.json that do not change what a model computes here: names, versions, caching,
 # and special tokens, which come from the tokenizer.
@@ -36,6 +37,7 @@ class BaseDescription(TypedDict):
     commit: str | None
     dtype: str
     pretrained: bool
+    quantization: dict[str, Any] | None
     config: dict[str, Any]
     config_sha256: str
 
@@ -48,8 +50,8 @@ def describe_base(backbone: Backbone) -> BaseDescription:
 
     Returns:
         Values of its config.json that change what the model computes and their SHA-256, the type
-        of its weights, whether they are pretrained, path, revision, and the commit on the Hub or
-        None.
+        of its weights, whether they are pretrained, how they are quantized, path, revision, and
+        the commit on the Hub or None.
     """
     # The raw file: defaults that transformers fills in change with its version.
     raw, _ = PretrainedConfig.get_config_dict(locate(backbone.path), **backbone.file_settings())
@@ -60,6 +62,7 @@ def describe_base(backbone: Backbone) -> BaseDescription:
         "commit": find_commit(backbone.path, backbone.revision, backbone.described_by),
         "dtype": backbone.dtype,
         "pretrained": backbone.pretrained,
+        "quantization": settings_of(backbone.quantization),
         "config": config,
         "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
     }

@@ -1,5 +1,6 @@
 """Check that a model is available locally or on the Hub, before minutes of retries."""
 
+import json
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -7,6 +8,12 @@ from pathlib import Path
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
 
 from tera_pl.config.shipped import locate
 from tera_pl.errors import UserError
@@ -75,6 +82,27 @@ def find_folder(path: str, revision: str | None, file: str = CONFIG) -> Path | N
         return Path(locate(path))
     cached = try_to_load_from_cache(path, file, revision=revision)
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the files of weights that transformers would load from a folder.
+
+    Args:
+        folder: Folder in the Hugging Face format.
+
+    Returns:
+        Paths of safetensors or, where there are none, of pickles.
+    """
+    for single, index in (
+        (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME),
+        (WEIGHTS_NAME, WEIGHTS_INDEX_NAME),
+    ):
+        if (folder / single).is_file():
+            return [folder / single]
+        if (folder / index).is_file():
+            content = json.loads((folder / index).read_text(encoding="utf-8"))
+            return [folder / name for name in sorted(set(content["weight_map"].values()))]
+    return []
 
 
 def how_to_download(path: str, revision: str | None) -> str:

@@ -1,20 +1,21 @@
 """Find invalid weights that loading accepts: integers that are cast, NaN and infinity."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from tera_pl.adapters.quantized import quantized_layers, scales_of
+from tera_pl.models.hub import weight_files
 
 
 def find_invalid_weights(model: PreTrainedModel, folder: Path | None) -> list[str]:
     """Find parameters that were not floating point in their file, or are not finite.
 
-    A quantized model stores integers on purpose: its files are not checked.
+    A quantized model stores integers on purpose: its files are not checked, but the scales of its
+    weights are.
 
     Args:
         model: The loaded model.
@@ -23,9 +24,14 @@ def find_invalid_weights(model: PreTrainedModel, folder: Path | None) -> list[st
     Returns:
         One phrase per parameter, with its name.
     """
-    parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
-    quantized = getattr(model.config, "quantization_config", None) is not None
-    stored = {} if folder is None or quantized else _stored_dtypes(folder)
+    layers = quantized_layers(model)
+    # 4-bit values may be stored as floating point, whose bits mean something else.
+    parameters = {
+        name: p
+        for name, p in model.named_parameters()
+        if p.is_floating_point() and name.removesuffix(".weight") not in layers
+    }
+    stored = {} if folder is None or layers else _stored_dtypes(folder)
     invalid = []
     for name, dtype in stored.items():
         # Files of a model without its head lack the prefix, or have one more.
@@ -37,6 +43,9 @@ def find_invalid_weights(model: PreTrainedModel, folder: Path | None) -> list[st
         if not _is_finite(parameter.detach()):
             dtype = str(parameter.dtype).removeprefix("torch.")
             invalid.append(f"{name} has values that are NaN or infinite in {dtype}")
+    for name, layer in layers.items():
+        if not all(_is_finite(scales) for scales in scales_of(layer)):
+            invalid.append(f"{name}.weight had values that are NaN or infinite when quantized")
     return invalid
 
 
@@ -49,12 +58,10 @@ def _is_finite(values: Tensor) -> bool:
 
 def _stored_dtypes(folder: Path) -> dict[str, str]:
     """Read the dtypes of the tensors in a folder's safetensors, as the format names them."""
-    single, index = folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
-    names: Any = [single.name] if single.is_file() else []
-    if not names and index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     found: dict[str, str] = {}
-    for name in names:
-        with safe_open(folder / name, framework="pt") as file:
+    for path in weight_files(folder):
+        if path.suffix != ".safetensors":
+            continue
+        with safe_open(path, framework="pt") as file:
             found |= {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
     return found

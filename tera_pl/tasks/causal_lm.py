@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from peft import PeftConfig
 from torch import Tensor
@@ -38,7 +39,13 @@ from tera_pl.models.hub import check_available, find_commit
 from tera_pl.models.packed_attention import ATTENTION
 from tera_pl.private_api.lightning import attached_trainer
 from tera_pl.private_api.transformers import attention_implementation
-from tera_pl.tasks.checks import check_metric, check_tokenizer, check_vocabulary, try_adapter
+from tera_pl.tasks.checks import (
+    check_metric,
+    check_quantized,
+    check_tokenizer,
+    check_vocabulary,
+    try_adapter,
+)
 from tera_pl.tasks.evaluation import EvaluationModule
 from tera_pl.tasks.generation import Generation
 from tera_pl.tasks.loss import prepare, row_losses, supervised_loss
@@ -118,7 +125,10 @@ class CausalLMTask(EvaluationModule):
         self.tokenizer = load_tokenizer(self.backbone)
         config = load_config(self.backbone)
         check_vocabulary(self.tokenizer, config, self.backbone)
-        model = try_adapter(load_meta_model(self.backbone), self.adapter)
+        base = load_meta_model(self.backbone)
+        sharded = isinstance(self.trainer.strategy, ModelParallelStrategy)
+        check_quantized(base, self.adapter, sharded=sharded)
+        model = try_adapter(base, self.adapter)
         build_optimizer(self.optimizer, model.parameters())
         check_tokenizer(self.tokenizer, self._datamodule)
         check_positions(

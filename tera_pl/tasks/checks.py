@@ -6,6 +6,7 @@ from peft import PeftConfig
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from tera_pl import contracts
+from tera_pl.adapters.quantized import quantized_layers
 from tera_pl.adapters.supported import NeedsWeightsError
 from tera_pl.checkpointing.run_spec import describe_tokenizer
 from tera_pl.config.construction import is_own, name_error
@@ -77,6 +78,34 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, datamodule: object) -> N
             f"data: {type(datamodule).__name__} tokenizes with {other.name_or_path!r}, which "
             "differs from the tokenizer of model.init_args.backbone.path, "
             f"{tokenizer.name_or_path!r}: use the latter"
+        )
+
+
+def check_quantized(model: PreTrainedModel, adapter: PeftConfig | None, *, sharded: bool) -> None:
+    """Refuse what cannot be done with a quantized base.
+
+    Args:
+        model: The base model on the meta device.
+        adapter: Settings of the adapter, or None to train every weight.
+        sharded: Whether FSDP2 shards the weights of the base.
+
+    Raises:
+        UserError: If the base is quantized, and all of its weights would be trained, or FSDP2
+            would lose a part of them.
+    """
+    layers = quantized_layers(model).values()
+    if not layers:
+        return
+    if adapter is None:
+        raise UserError(
+            "model.init_args.adapter is null: expected an adapter: the weights of a quantized "
+            "base cannot be trained"
+        )
+    # Its 4-bit layers find the scales of a weight again, whatever takes the place of its parameter.
+    if sharded and any(type(layer).__name__ != "Linear4bit" for layer in layers):
+        raise UserError(
+            "trainer.strategy: FSDP2 replaces parameters, and only 4-bit layers of bitsandbytes "
+            "keep the scales of their weights then: use configs/base/ddp.yaml, or load_in_4bit"
         )
 
 

@@ -113,3 +113,25 @@ def test_full_fine_tuning_with_shards_saves_full_tensors(tmp_path):
     assert any((expected[name] - base[name].float()).abs().max() > 1e-5 for name in expected)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_base_in_4_bits_is_sharded_too(tmp_path):
+    backbone = "model.init_args.backbone"
+    nf4 = {
+        "trainer.max_steps": 2,
+        f"{backbone}.dtype": "float32",
+        f"{backbone}.quantization": "transformers.BitsAndBytesConfig",
+        f"{backbone}.quantization.load_in_4bit": "true",
+        f"{backbone}.quantization.bnb_4bit_quant_type": "nf4",
+        f"{backbone}.quantization.bnb_4bit_use_double_quant": "true",
+    }
+    run("fit", tmp_path, **(ONE | nf4))
+    run("fit", tmp_path, **(TWO | nf4))
+    expected, found = (
+        load_file(version(tmp_path, number) / "adapter" / "adapter_model.safetensors")
+        for number in (0, 1)
+    )
+    assert found.keys() == expected.keys()
+    assert any((value != value.round()).any() for value in expected.values())
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
