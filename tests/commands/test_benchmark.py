@@ -55,7 +55,7 @@ def test_adapted_models_share_the_weights_of_the_base(monkeypatch):
 
 
 TINY = {
-    "hidden_size": 32,
+    "hidden_size": 128,
     "intermediate_size": 48,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
