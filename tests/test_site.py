@@ -1,0 +1,57 @@
+"""The documentation site builds without a warning, and its tutorial runs as it stands."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tera_pl.__main__ import main
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+# Each fit of the tutorial takes minutes; four steps show that it works.
+SHORT = ["--trainer.max_steps=4", "--trainer.val_check_interval=4"]
+SMALL = ["--data.init_args.num_train=600", "--data.init_args.num_test=20"]
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "TeraConfig" in (tmp_path / "reference" / "adapters" / "index.html").read_text()
+
+
+def blocks(page):
+    """Language and text of every fenced block, with the file that the text before names."""
+    text = (ROOT / "docs" / page).read_text()
+    for found in re.finditer(r"(?ms)^```(\w+)\n(.*?)^```", text):
+        named = re.findall(r"`([\w.]+\.yaml)`", text[: found.start()])
+        yield found[1], found[2], named[-1] if named else None
+
+
+def test_the_tutorial_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for language, text, file in blocks("index.md"):
+        if language == "yaml":
+            (tmp_path / file).write_text(text)
+        elif language == "python":
+            exec(text, names)
+        else:
+            for line in text.splitlines():
+                program, *arguments = shlex.split(line.removeprefix("python -m "))
+                assert program == "tera_pl"
+                if arguments[0] in {"fit", "test"}:
+                    arguments += SHORT + ([] if "numbers.yaml" in arguments else SMALL)
+                assert main(arguments) == 0, line
+    runs = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert runs == ["lora", "numbers", "quickstart"]
+    assert "LoRA" in (tmp_path / "report" / "report.md").read_text()
+    assert names["model"].active_peft_config.peft_type == "TERA"
