@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 
 import pytest
 import yaml
@@ -14,34 +15,43 @@ pytestmark = pytest.mark.slow
 GUIDE = ROOT / "docs" / "new_task.md"
 
 
-def test_the_guide_works(tmp_path, monkeypatch):
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder with the files of the guide, as they stand."""
     text = GUIDE.read_text()
-    code, config = (
-        re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "yaml")
-    )
-    lines = code.group(1).splitlines() + config.group(1).splitlines()
-    assert len([line for line in lines if line.strip()]) < 60
-    (tmp_path / "my_tasks.py").write_text(code.group(1))
-    (tmp_path / "letters.yaml").write_text(config.group(1))
-    for folder in ("configs", "datamodules"):
-        (tmp_path / folder).symlink_to(ROOT / folder)
-    (tmp_path / "letters").mkdir()
-    words = [{"word": "a" * (i % 7 + 1), "letters": i % 7 + 1} for i in range(150)]
-    for name in ("train", "test"):
-        (tmp_path / "letters" / f"{name}.json").write_text(json.dumps(words))
+    blocks = re.findall(r"```(?:python|yaml)\n(.*?)```", text, re.DOTALL)
+    names = re.findall(r"^`([\w.]+)`", text, re.MULTILINE)
+    for name, content in zip(["write_quiz.py", "my_tasks.py", "quiz.yaml"], blocks, strict=True):
+        assert name in names
+        (tmp_path / name).write_text(content)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    runpy.run_path("write_quiz.py")
+    return tmp_path
 
-    short = ["--trainer.max_steps=4", "--trainer.val_check_interval=4"]
-    assert main(["fit", "--config", "letters.yaml", *short]) == 0
-    (run,) = (tmp_path / "runs").glob("*/version_0")
-    best = str(run / "checkpoints" / "best.ckpt")
-    assert main(["test", "--config", "letters.yaml", *short, "--ckpt_path", best]) == 0
-    results = json.loads((run / "results.json").read_text())
-    assert "test/accuracy/letters" in results["test"]["scores"]
+
+def test_the_guide_works(folder, capfd):
+    commands = re.findall(r"^    python -m tera_pl (.*)$", GUIDE.read_text(), re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["fit", "test"]
+    for command in commands:
+        assert main(command.split()) == 0
+    (run,) = (folder / "runs" / "quiz").glob("version_0")
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != "__pycache__") == [
+        "quiz",
+        "runs",
+    ]
+    assert "rate      0.1, the default of TeraConfig" in capfd.readouterr().out
+    # It learns: the base model answers none, guessing a third.
+    lines = (run / "predictions.jsonl").read_text().splitlines()
+    found = [line for line in map(json.loads, lines) if line["id"].startswith("quiz/test.json")]
+    right = [line["output"].endswith(line["reference"]) for line in found]
+    assert len(right) == 128
+    assert sum(right) / len(right) > 0.9
     # The helpers that the guide uses report invalid data.
-    (tmp_path / "letters" / "train.json").write_text('[{"letters": 3}]')
-    assert main(["fit", "--config", "letters.yaml", *short]) == 2
+    (folder / "quiz" / "train.json").write_text('[{"options": []}]')
+    capfd.readouterr()
+    assert main(["fit", "--config", "quiz.yaml"]) == 2
+    assert "quiz/train.json, record 0: no field 'question'" in capfd.readouterr().err
 
 
 PLAIN = """
@@ -81,8 +91,6 @@ def test_a_plain_datamodule_works_or_is_refused_in_one_line(missing, tmp_path, m
     config["data"] = {"class_path": "plain_data.Plain", "init_args": {"missing": missing}}
     config["trainer"] = {"max_steps": 4, "val_check_interval": 4}
     (tmp_path / "plain.yaml").write_text(yaml.safe_dump(config))
-    for folder in ("configs", "datamodules"):
-        (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     code = main(["fit", "--config", "plain.yaml"])
