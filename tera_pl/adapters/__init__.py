@@ -9,7 +9,7 @@ from tera_pl.adapters.loretta import LorettaConfig, LorettaModel
 from tera_pl.adapters.lotr import LotrConfig, LotrModel
 from tera_pl.adapters.mora import MoraConfig, MoraModel
 from tera_pl.adapters.registration import register
-from tera_pl.adapters.targets import check_targets
+from tera_pl.adapters.targets import check_targets, choose_targets
 from tera_pl.adapters.tera import TeraConfig, TeraModel
 
 register("tera", TeraConfig, TeraModel)
@@ -18,4 +18,11 @@ register("mora", MoraConfig, MoraModel)
 register("lotr", LotrConfig, LotrModel)
 register_conversion()
 
-__all__ = ["LorettaConfig", "LotrConfig", "MoraConfig", "TeraConfig", "check_targets"]
+__all__ = [
+    "LorettaConfig",
+    "LotrConfig",
+    "MoraConfig",
+    "TeraConfig",
+    "check_targets",
+    "choose_targets",
+]

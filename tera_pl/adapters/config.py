@@ -30,7 +30,8 @@ class AdapterConfig(PeftConfig):
             verified in the same way; settings that are changed in Python after reading the file
             are not compared.
         target_modules: Names of the modules to adapt, a pattern that matches full names, or
-            `all-linear`; query and value projections if not given.
+            `all-linear` for all linear layers but the output layer; by default PEFT's default for
+            the model, or query and value projections.
         exclude_modules: Names, or a pattern, of modules that are not adapted.
         modules_to_save: Modules that are fully trained and saved with the adapter.
         layers_to_transform: Indices of the layers to adapt; all if not given.

@@ -1,13 +1,62 @@
-"""Check that the modules an adapter targets exist, before anything is loaded or trained."""
+"""Choose the modules that an adapter targets, and check that they exist."""
 
 import difflib
 import re
 from collections.abc import Collection
 
 from peft import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from tera_pl.errors import UserError
+
+QUERY_AND_VALUE = ["q_proj", "v_proj"]
+# Names of query and value projections, of which the last are one layer together with the key.
+ATTENTION_NAMES = (
+    QUERY_AND_VALUE,
+    ["query", "value"],
+    ["q", "v"],
+    ["qkv_proj"],
+    ["query_key_value"],
+    ["c_attn"],
+    ["Wqkv"],
+)
+
+
+def choose_targets(model: nn.Module, config: PeftConfig) -> str | None:
+    """Set the target modules of a method that adapts query and value, where PEFT has no default.
+
+    Args:
+        model: The base model of transformers; may be on the meta device.
+        config: Configuration of any PEFT method; changed in place.
+
+    Returns:
+        One line that names the targets, or null if nothing was chosen here.
+
+    Raises:
+        UserError: If PEFT has no default for the model, and nothing here does.
+    """
+    if not hasattr(config, "target_modules") or config.target_modules is not None:
+        return None
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(config.peft_type)
+    defaults = getattr(tuner, "target_module_mapping", None)
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if not defaults or kind in defaults:
+        return None
+    layers = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+    names = next((names for names in ATTENTION_NAMES if layers.issuperset(names)), None)
+    if names is None or defaults.get("llama") != QUERY_AND_VALUE:
+        raise UserError(
+            f"target_modules: {type(config).__name__} has no default for {kind}: expected names of "
+            f"modules, for example of the linear layers {', '.join(sorted(layers))}"
+        )
+    config.target_modules = set(names)
+    return f"target_modules: PEFT has no default for {kind}: {', '.join(names)} are adapted"
 
 
 def check_targets(model: nn.Module, config: PeftConfig) -> None:

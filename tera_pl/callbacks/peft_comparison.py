@@ -19,6 +19,7 @@ from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.checkpointing.run_directory import run_directory
 from tera_pl.contracts import complete
 from tera_pl.errors import UserError
+from tera_pl.private_api.transformers import attention_implementation
 
 FILE = "peft_comparison.json"
 PACKAGES = ("transformers", "peft", "datasets", "bitsandbytes", "torch")
@@ -221,7 +222,7 @@ def _train_config(trainer: Trainer, task: Task) -> dict[str, Any]:
         "use_amp": "mixed" in str(trainer.precision),
         "autocast_adapter_dtype": False,
         "generation_kwargs": asdict(task.generation),
-        "attn_implementation": backbone.attn_implementation,
+        "attn_implementation": attention_implementation(task.model.config),
         "init_kv_cache_prefix": None,
     }
 

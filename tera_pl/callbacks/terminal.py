@@ -185,7 +185,8 @@ def _describe_method(task: Task) -> str:
     trainable = f"{counts.trained:,} trainable parameters ({counts.trained_percent:.3g} %)"
     if task.adapter is None:
         return f"full fine-tuning: {trainable}"
-    targets = getattr(task.adapter, "target_modules", None) or []
+    # The model's own settings have the targets that were chosen by default.
+    targets = getattr(task.model.peft_config["default"], "target_modules", None) or []
     names = [targets] if isinstance(targets, str) else sorted(targets)
     where = f" on {', '.join(names)}" if 0 < len(names) <= 8 else ""
     return f"{type(task.adapter).__name__}{where}: {trainable}"

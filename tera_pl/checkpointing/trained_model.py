@@ -119,6 +119,7 @@ def _read_backbone(found: Any, path: str | None, trust_remote_code: bool) -> Bac
         path=str(place),
         revision=None if path else revision,
         dtype=found["dtype"],
+        attn_implementation=None,  # nothing is trained
         pretrained=found.get("pretrained") is not False,
         trust_remote_code=trust_remote_code,
         # The model may have been converted to the other format since.

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from tera_pl.analysis import Counts, Usage, bytes_of, count, count_flops, dry_run
 from tera_pl.contracts import complete
 from tera_pl.errors import UserError
+from tera_pl.models.attention import choose_attention
 from tera_pl.models.backbone import add_adapter, load_meta_model, prepare_training
 from tera_pl.models.packed_attention import ATTENTION
 from tera_pl.private_api.torch import tree_leaves
@@ -106,9 +107,10 @@ def _flops_per_token(
 def _load_base(task: CausalLMTask) -> PreTrainedModel:
     """Build the backbone without its adapter on the meta device."""
     model = load_meta_model(task.backbone)
+    attention = choose_attention(task.backbone.attn_implementation, model.config)
     # Other kernels, which may not be installed here, keep what `sdpa` keeps for backward.
-    if task.backbone.attn_implementation in {"eager", ATTENTION}:
-        model.set_attn_implementation(task.backbone.attn_implementation)
+    if attention in {"eager", ATTENTION}:
+        model.set_attn_implementation(attention)
     return model
 
 

@@ -20,17 +20,16 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from tera_pl.adapters import check_targets
+from tera_pl.adapters import check_targets, choose_targets
 from tera_pl.adapters.supported import inject
 from tera_pl.config.shipped import locate
 from tera_pl.errors import UserError
 from tera_pl.extras import require
+from tera_pl.models.attention import AUTO, check_attention, choose_attention, why_not_packed
 from tera_pl.models.hub import CONFIG, find_folder, how_to_download
-from tera_pl.models.packed_attention import ATTENTION, check_packable
 from tera_pl.models.quantization import (
     check_quantization,
     loading_arguments,
@@ -62,9 +61,10 @@ class Backbone:
             model on the Hub.
         revision: Branch, tag or commit on the Hub. Pin a commit for a reproducible run.
         dtype: Type of the frozen weights. Adapters keep their own precision.
-        attn_implementation: Attention kernel (`sdpa`, `eager`, `flash_attention_2`), or null for
-            the default of transformers; or `packed_sdpa`, which is `sdpa` for generation and
-            removes the padding of batches for the loss.
+        attn_implementation: `packed_sdpa`, which removes the padding of batches for the loss and is
+            `sdpa` for generation; or an attention kernel (`sdpa`, `eager`, `flash_attention_2`), or
+            null for the default of transformers; `auto` is `packed_sdpa` where that is exact, and
+            else null.
         trust_remote_code: Whether code in the model's folder or repository may run.
         pretrained: False draws new weights for the architecture, to pretrain from scratch.
         gradient_checkpointing: Recompute activations in backward: less memory, more time.
@@ -79,7 +79,7 @@ class Backbone:
     path: str
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    attn_implementation: str | None = None
+    attn_implementation: str | None = AUTO
     trust_remote_code: bool = False
     pretrained: bool = True
     gradient_checkpointing: bool = False
@@ -110,7 +110,8 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
         The configuration of the model.
 
     Raises:
-        UserError: If the model is missing or its `config.json` is unreadable.
+        UserError: If the model is missing, its `config.json` is unreadable, or the attention that
+            was asked for does not fit it.
     """
     try:
         config = AutoConfig.from_pretrained(locate(backbone.path), **backbone.file_settings())
@@ -120,16 +121,7 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
             f"expected a folder or Hub id with a readable {backbone.described_by} "
             f"({_first_line(error)}); {_what_to_do(backbone)}"
         ) from error
-    name = backbone.attn_implementation
-    if name == ATTENTION:
-        check_packable(config)
-    kernels = {"eager", ATTENTION, *ALL_ATTENTION_FUNCTIONS.valid_keys()}
-    # A name with a slash is a kernel on the Hub.
-    if name is not None and name not in kernels and "/" not in name:
-        raise UserError(
-            f"model.init_args.backbone.attn_implementation is {name!r}: expected one of "
-            f"{', '.join(sorted(k for k in kernels if '|' not in k))}"
-        )
+    check_attention(backbone.attn_implementation, config)
     if backbone.gguf_file is not None and backbone.quantization is not None:
         raise UserError(
             "model.init_args.backbone.gguf_file: its weights are dequantized, and not quantized "
@@ -174,8 +166,10 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
     """
     config = load_config(backbone)
     kwargs: dict[str, Any] = {"dtype": DTYPES[backbone.dtype]}
-    if backbone.attn_implementation is not None:
-        kwargs["attn_implementation"] = backbone.attn_implementation
+    if (attention := choose_attention(backbone.attn_implementation, config)) is not None:
+        kwargs["attn_implementation"] = attention
+    if backbone.attn_implementation == AUTO and attention is None:
+        rank_zero_warn(f"batches are padded: {why_not_packed(config)}")
     if not backbone.pretrained:
         return AutoModelForCausalLM.from_config(
             config, trust_remote_code=backbone.trust_remote_code, **kwargs
@@ -293,7 +287,10 @@ def add_adapter(
     tokens = getattr(adapter, "num_virtual_tokens", 1)
     if adapter.is_prompt_learning and (tokens is None or tokens < 1):
         raise UserError(f"num_virtual_tokens is {tokens}: expected at least 1")
+    chosen = choose_targets(model, adapter)
     check_targets(model, adapter)
+    if chosen and model.device.type != "meta":  # a run tries the adapter without weights first
+        rank_zero_warn(chosen)
     # Lightning builds models under `torch.device("cuda")`, where PEFT would draw the projections
     # of VeRA and RandLoRA with a generator of the CPU.
     with torch.device("cpu"):

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from tera_pl.errors import UserError
-
 ATTENTION = "packed_sdpa"
+# Terms of an attention that only some models have, and packed attention does not compute.
+UNSUPPORTED = ("softcap", "position_bias", "s_aux")
 
 
 def _find_kernel() -> Any:
@@ -58,27 +58,6 @@ def pack(batch: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def check_packable(config: PretrainedConfig) -> None:
-    """Check that a model has plain causal attention.
-
-    Args:
-        config: Configuration of the model.
-
-    Raises:
-        UserError: If its attention has windows or soft caps.
-    """
-    text = config.get_text_config()
-    found = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
-    found |= {
-        name for name in ("sliding_window", "attn_logit_softcapping") if getattr(text, name, None)
-    }
-    if found:
-        raise UserError(
-            f"model.init_args.backbone.attn_implementation is {ATTENTION}, but the attention of "
-            f"{config.model_type} has {', '.join(sorted(found))}: expected null, sdpa or eager"
-        )
-
-
 def packed_attention(  # noqa: PLR0913 - transformers calls it
     module: nn.Module,
     query: Tensor,
@@ -89,6 +68,7 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it
     scaling: float | None = None,
     lengths: list[int] | None = None,
     boundaries: Tensor | None = None,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend causally within each sequence; without `lengths` this is `sdpa`.
@@ -106,26 +86,58 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it
         scaling: Factor of the products of query and key.
         lengths: Lengths of the sequences, in order; they add up to `tokens`.
         boundaries: Their cumulative sum from zero, int32.
+        sliding_window: Number of tokens that a token attends to, itself included.
         **kwargs: Further arguments of `sdpa`.
 
     Returns:
         Outputs of shape `(1, tokens, heads, size)`, and None for the attention weights.
+
+    Raises:
+        NotImplementedError: If the attention has a term that is not computed here.
     """
     if lengths is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    if found := [name for name in UNSUPPORTED if kwargs.get(name) is not None]:
+        raise NotImplementedError(f"{ATTENTION} of {type(module).__name__} with {', '.join(found)}")
+    longest, window = max(lengths), sliding_window or 0
+    window = window if 0 < window < longest else 0
     if boundaries is not None and _has_kernel(query, dropout):
-        return _attend_at_once(query, key, value, boundaries, max(lengths), scaling), None
-    grouped = query.shape[1] != key.shape[1]
+        return _attend_at_once(query, key, value, boundaries, longest, scaling, window), None
     parts = zip(*(torch.split(t, lengths, dim=2) for t in (query, key, value)), strict=True)
-    outputs = [
-        F.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
-        )
-        for q, k, v in parts
-    ]
+    band = _band(longest, window, query.device) if window else None
+    outputs = [_attend(q, k, v, dropout, scaling, band, window) for q, k, v in parts]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout: float,
+    scaling: float | None,
+    band: Tensor | None,
+    window: int,
+) -> Tensor:
+    """Attend causally within one sequence, by the mask `band` where it exceeds the window."""
+    length = query.shape[2]
+    mask = band[:length, :length] if band is not None and length > window else None
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _band(length: int, window: int, device: torch.device) -> Tensor:
+    """Mask that lets a token attend to itself and the `window - 1` tokens before it."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril_().triu_(1 - window)
 
 
 def _has_kernel(query: Tensor, dropout: float) -> bool:
@@ -155,8 +167,9 @@ def _attend_at_once(
     boundaries: Tensor,
     longest: int,
     scaling: float | None,
+    window: int = 0,
 ) -> Tensor:
-    """Attend causally within all sequences in one call.
+    """Attend causally within all sequences in one call, within a window if there is one.
 
     Shapes are `(1, heads, tokens, size) -> (1, tokens, heads, size)`.
     """
@@ -169,7 +182,7 @@ def _attend_at_once(
         longest,
         longest,
         scale=scaling,
-        window_size=(-1, 0),  # causal
+        window_size=(window - 1, 0),  # causal: all tokens before, or as many
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return output.unsqueeze(0)

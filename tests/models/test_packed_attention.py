@@ -6,11 +6,11 @@ import peft
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tera_pl.adapters import TeraConfig
 from tera_pl.models import packed_attention as packing
-from tera_pl.models.packed_attention import ATTENTION, check_packable, pack
+from tera_pl.models.packed_attention import ATTENTION, pack
 from tera_pl.tasks.loss import IGNORED, prepare, supervised_loss
 
 LENGTHS = [7, 3, 11, 1]
@@ -141,13 +141,7 @@ def test_generation_is_that_of_sdpa():
     assert torch.equal(*answers)
 
 
-def test_other_attention_is_refused():
-    check_packable(LlamaForCausalLM.config_class())
-    with pytest.raises(ValueError, match="attention of mistral has sliding_window: expected null"):
-        check_packable(MistralConfig(sliding_window=8))
-
-
-def attend(heads, key_heads, dtype, at_once, monkeypatch):
+def attend(heads, key_heads, dtype, at_once, monkeypatch, window=None):
     """Outputs and gradients of packed attention on random queries, keys and values."""
     generator = torch.Generator().manual_seed(0)
     tokens, size = sum(LENGTHS), 16
@@ -161,7 +155,13 @@ def attend(heads, key_heads, dtype, at_once, monkeypatch):
     module = torch.nn.Module()
     module.num_key_value_groups = heads // key_heads
     output, _ = packing.packed_attention(
-        module, *inputs, None, scaling=0.3, lengths=LENGTHS, boundaries=boundaries
+        module,
+        *inputs,
+        None,
+        scaling=0.3,
+        lengths=LENGTHS,
+        boundaries=boundaries,
+        sliding_window=window,
     )
     output.backward(torch.randn(output.shape, generator=generator, dtype=torch.float64).to(dtype))
     return output, *(t.grad for t in inputs)
@@ -172,7 +172,8 @@ def one_kernel(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_siz
     assert cu_q.dtype == cu_k.dtype == torch.int32
     assert cu_q.tolist() == cu_k.tolist() == [0, *torch.tensor(LENGTHS).cumsum(0).tolist()]
     assert max_q == max_k == max(LENGTHS)
-    assert window_size == (-1, 0)  # sees itself and all before
+    before, after = window_size  # tokens that are seen beside itself; -1 is all
+    assert after == 0
     assert query.shape[0] == key.shape[0] == value.shape[0] == sum(LENGTHS)
     assert all(t.is_contiguous() for t in (query, key, value))
     assert enable_gqa == (query.shape[1] != key.shape[1])
@@ -180,18 +181,33 @@ def one_kernel(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_siz
     key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
     sequence = torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS))
     place = torch.arange(len(sequence))
-    seen = (sequence[:, None] == sequence) & (place[:, None] >= place)
+    distance = place[:, None] - place
+    seen = (sequence[:, None] == sequence) & (distance >= 0)
+    seen &= (distance <= before) | (before < 0)
     products = torch.einsum("qhd,khd->hqk", query, key) * scale
     weights = products.masked_fill(~seen, -torch.inf).softmax(-1)
     return torch.einsum("hqk,khd->qhd", weights, value)
 
 
+@pytest.mark.parametrize("window", [None, 11, 4, 1])
 @pytest.mark.parametrize("key_heads", [4, 2])
-def test_attention_at_once_is_that_of_one_sequence_after_the_other(key_heads, monkeypatch):
-    expected = attend(4, key_heads, torch.float64, False, monkeypatch)
+def test_attention_at_once_is_that_of_one_sequence_after_the_other(key_heads, window, monkeypatch):
+    expected = attend(4, key_heads, torch.float64, False, monkeypatch, window)
     monkeypatch.setattr(packing, "varlen_attn", one_kernel)
-    found = attend(4, key_heads, torch.float64, True, monkeypatch)
+    found = attend(4, key_heads, torch.float64, True, monkeypatch, window)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    # A window that no sequence exceeds changes nothing.
+    full = attend(4, key_heads, torch.float64, False, monkeypatch)
+    assert torch.equal(full[0], expected[0]) == (window in {None, 11})
+
+
+@pytest.mark.parametrize("name", ["softcap", "position_bias", "s_aux"])
+def test_terms_of_attention_that_are_not_computed_are_refused(name):
+    query = torch.zeros(1, 2, 3, 4)
+    with pytest.raises(NotImplementedError, match=name):
+        packing.packed_attention(
+            torch.nn.Module(), query, query, query, None, lengths=[3], **{name: torch.ones(1)}
+        )
 
 
 def test_torch_has_the_kernel_for_these_shapes(monkeypatch):

@@ -1,0 +1,82 @@
+"""Models of many architectures: packed attention is exact or not used."""
+
+import pytest
+import torch
+
+from tera_pl.errors import UserError
+from tera_pl.models.attention import PACKABLE, check_attention, choose_attention, why_not_packed
+from tera_pl.models.backbone import Backbone, load_model
+from tera_pl.models.packed_attention import ATTENTION, pack
+from tests.models.architectures import CONFIGS, tiny_config, tiny_model
+
+LENGTHS = [7, 3, 11, 1]
+# The products of experts have no kernel for doubles.
+SINGLE = {name for name, settings in CONFIGS.items() if "num_experts_per_tok" in settings}
+
+
+def packed_and_separate(name):
+    """Logits of sequences in one packed row, and of one after the other by transformers' eager."""
+    dtype = torch.float32 if name in SINGLE else torch.float64
+    packed, plain = (
+        tiny_model(name, 50, attention).to(dtype).eval() for attention in (ATTENTION, "eager")
+    )
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 50, (len(LENGTHS), max(LENGTHS)), generator=generator)
+    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    inputs = pack({"input_ids": ids, "attention_mask": mask})
+    with torch.no_grad():
+        found = packed(**inputs, use_cache=False).logits[0]
+        rows = [plain(ids[i : i + 1, :n]).logits[0] for i, n in enumerate(LENGTHS)]
+    assert packed.config._attn_implementation == ATTENTION
+    assert plain.config._attn_implementation == "eager"
+    return found, torch.cat(rows)
+
+
+@pytest.mark.parametrize("name", sorted(PACKABLE))
+def test_packed_logits_are_those_of_one_sequence_after_the_other(name):
+    assert why_not_packed(tiny_config(name, 50)) is None
+    found, expected = packed_and_separate(name)
+    # Eager attention takes its softmax in float32.
+    allowed = 1e-5 if name in SINGLE else 2e-6
+    assert (found - expected).abs().max() <= allowed * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", ["stablelm", "nemotron"])
+def test_packing_where_it_is_not_known_to_be_exact_would_be_wrong_without_an_error(name):
+    """These do not pass the lengths on, so the list is needed."""
+    found, expected = packed_and_separate(name)
+    assert (found - expected).abs().max() > 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("falcon", {}, "packed attention is not known to be exact for falcon"),
+        ("stablelm", {}, "not known to be exact for stablelm"),
+        ("gemma2", {}, r"gemma2 has soft caps \(attn_logit_softcapping\)"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "gemma3_text is not causal"),
+    ],
+)
+def test_where_packing_is_not_exact(name, changes, reason):
+    config = tiny_config(name, 50)
+    for key, value in changes.items():
+        setattr(config, key, value)
+    assert choose_attention("auto", config) is None
+    check_attention("auto", config)
+    with pytest.raises(UserError, match=reason):
+        check_attention(ATTENTION, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "attention", "lines"), [("llama", ATTENTION, 0), ("falcon", "sdpa", 1)]
+)
+def test_default_attention_is_loaded_with_a_line_where_it_is_not_packed(
+    name, attention, lines, tmp_path, recwarn
+):
+    tiny_model(name, 50).save_pretrained(tmp_path)
+    recwarn.clear()
+    model = load_model(Backbone(str(tmp_path), dtype="float32"))
+    assert model.config._attn_implementation == attention
+    found = [str(warning.message) for warning in recwarn if "padded" in str(warning.message)]
+    reason = f"batches are padded: packed attention is not known to be exact for {name}"
+    assert found == [reason] * lines
