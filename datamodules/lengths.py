@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy
 from datasets import Dataset
 
 from datamodules.records import Record
 
-COLUMNS = ("length", "num_prompt_cut", "num_response_cut")
+COLUMNS = ("length", "num_prompt_cut", "num_response_cut", "num_supervised")
+BINS = 12
 EVAL_COLUMNS = ("eval_length", "num_eval_prompt_cut")
 
 
@@ -20,10 +22,11 @@ def length_report(encoded: Dataset, records: Sequence[Record]) -> dict[str, Any]
 
     Returns:
         `examples`; `mean_tokens` and `max_tokens` of training examples as they are after cutting;
-        `longest_uncut`, the max_length that would cut nothing; `truncated_prompts` and
-        `truncated_responses`, how many examples lose tokens; where there are prompts of generation
-        `max_eval_prompt_tokens` and `truncated_eval_prompts`; and `by_task`, the same for each
-        task.
+        `longest_uncut`, the max_length that would cut nothing; `supervised_tokens`;
+        `truncated_prompts` and `truncated_responses`, how many examples lose tokens; where there
+        are prompts of generation `max_eval_prompt_tokens` and `truncated_eval_prompts`; `by_task`,
+        the same for each task; and `histogram` of the lengths: `counts` of bins of `width` tokens,
+        the first of which begins at `start`.
     """
     names = [name for name in (*COLUMNS, *EVAL_COLUMNS) if name in encoded.column_names]
     columns = {name: encoded.data.column(name).to_numpy() for name in names}
@@ -34,7 +37,7 @@ def length_report(encoded: Dataset, records: Sequence[Record]) -> dict[str, Any]
         task: _count({name: column[some] for name, column in columns.items()})
         for task, some in tasks.items()
     }
-    return _count(columns) | {"by_task": by_task}
+    return _count(columns) | {"by_task": by_task, "histogram": _histogram(columns["length"])}
 
 
 def longest_records(encoded: Dataset, records: Sequence[Record]) -> dict[str, tuple[int, str]]:
@@ -69,13 +72,21 @@ def as_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _histogram(lengths: Any) -> dict[str, Any]:
+    start = int(lengths.min())
+    width = -(-(int(lengths.max()) - start + 1) // BINS)
+    bins = (lengths - start) // width
+    return {"start": start, "width": width, "counts": numpy.bincount(bins).tolist()}
+
+
 def _count(columns: Mapping[str, Any]) -> dict[str, Any]:
-    lengths, prompt_cut, response_cut = (columns[name] for name in COLUMNS)
+    lengths, prompt_cut, response_cut, supervised = (columns[name] for name in COLUMNS)
     counts = {
         "examples": len(lengths),
         "mean_tokens": float(lengths.mean()),
         "max_tokens": int(lengths.max()),
         "longest_uncut": int((lengths + prompt_cut + response_cut).max()),
+        "supervised_tokens": int(supervised.sum()),
         "truncated_prompts": int((prompt_cut > 0).sum()),
         "truncated_responses": int((response_cut > 0).sum()),
     }

@@ -13,6 +13,7 @@ TRAINER_COMMANDS = {
 # Each is the module `tera_pl.commands.<name>`.
 COMMANDS = {
     "benchmark": "time every method against the frozen base model",
+    "data": "show encoded examples, what is supervised, lengths and cuts, before a run",
     "estimate": "predict parameters, disk space, peak memory and FLOPs of a run",
     "export": "write a checkpoint as an adapter, a LoRA adapter or a merged transformers model",
     "learning_rates": "derive learning rates of methods from that of a reference method",
