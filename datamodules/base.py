@@ -184,7 +184,8 @@ class InstructionDataModule(LightningDataModule):
 
         Returns:
             Number of tokens and id of the record, of the longest `example` (prompt and response)
-            and, where the split is generated from, of the longest `prompt`.
+            and, where the split is generated from, of the longest `prompt`; where it has
+            candidates, of the longest `candidate` with its prompt.
         """
         return longest_records(self._encoded[split], self._records[split])
 

@@ -1,7 +1,7 @@
 """From token lists to padded batches."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -23,11 +23,15 @@ class TrainBatch(TypedDict):
 
 
 class EvalBatch(TrainBatch):
-    """A training batch with its prompts, padded on the left, and one record per row."""
+    """A training batch with its prompts, padded on the left, and one record per row.
+
+    `candidates` has a row for every candidate of the first record, then of the second, and so on.
+    """
 
     prompt_input_ids: Tensor
     prompt_attention_mask: Tensor
     records: list[Record]
+    candidates: NotRequired[TrainBatch]
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
@@ -76,11 +80,22 @@ class EvalCollator(TrainCollator):
 
     def __call__(self, rows: Sequence[Row]) -> EvalBatch:
         """Collate tokenized rows with their prompts and records."""
-        return {
-            **super().__call__(rows),
+        trained = super().__call__(rows)
+        batch: EvalBatch = {
+            "input_ids": trained["input_ids"],
+            "attention_mask": trained["attention_mask"],
+            "labels": trained["labels"],
             "prompt_input_ids": pad([row["prompt_ids"] for row in rows], self.pad_id, left=True),
             "prompt_attention_mask": pad(
                 [[1] * len(row["prompt_ids"]) for row in rows], 0, left=True
             ),
             "records": [row["record"] for row in rows],
         }
+        if "candidate_ids" in rows[0]:
+            candidates = [
+                {"input_ids": ids, "labels": [-100] * (len(ids) - scored) + ids[-scored:]}
+                for row in rows
+                for ids, scored in zip(row["candidate_ids"], row["candidate_scored"], strict=True)
+            ]
+            batch["candidates"] = super().__call__(candidates)
+        return batch

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.base import InstructionDataModule
+from datamodules.cloze import PROMPTS, as_cloze
 from datamodules.errors import UserError
 from datamodules.files import find_file
 from datamodules.llm_adapters import check_size, get_instruction, make_id
@@ -52,7 +53,7 @@ SIZES: dict[str, tuple[int, int]] = {
 
 
 class Commonsense170k(InstructionDataModule):
-    """Eight multiple-choice sub-tasks, answered in words such as `the correct answer is answer2`.
+    """Eight multiple-choice sub-tasks, answered in words or by the likelihood of their options.
 
     Args:
         tokenizer: Folder or Hub id; the command line takes the backbone's.
@@ -60,23 +61,43 @@ class Commonsense170k(InstructionDataModule):
             If `commonsense_170k.json` is in it, that is the training data. There, tasks that share
             the labels answer1 to answer5 cannot be distinguished and are called `answer`.
         tasks: Sub-tasks to train and test on; all eight if not given.
+        form: `labels`, the published form, whose options are in the prompt and whose answers are
+            sentences such as `the correct answer is answer2`; or `cloze`, in which each option
+            continues the prompt, for `tera_pl.metrics.ChoiceLikelihood`. There is a cloze form of
+            all sub-tasks but social_i_qa and hellaswag.
         **settings: What every dataset has.
     """
 
     def __init__(
-        self, tokenizer: str, path: str, tasks: list[Task] | None = None, **settings: Any
+        self,
+        tokenizer: str,
+        path: str,
+        tasks: list[Task] | None = None,
+        form: Literal["labels", "cloze"] = "labels",
+        **settings: Any,
     ) -> None:
         super().__init__(tokenizer, **settings)
         self.path = Path(path)
         self.tasks = list(TASKS if tasks is None else tasks)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise UserError(f"data.tasks is {self.tasks}: expected sub-tasks, each once")
+        self.form = form
+        if form == "cloze" and not set(self.tasks) <= PROMPTS.keys():
+            raise UserError(
+                f"data.form is cloze: expected data.tasks among {', '.join(PROMPTS)}, the "
+                "sub-tasks that have such a form"
+            )
 
     def train_records(self) -> list[Record]:
         """Read the mixed training file, or the training file of every sub-task."""
         self._check_folder()
         mixed = self.path / _MIXED
         if mixed.exists():
+            if self.form == "cloze":
+                raise UserError(
+                    f"data.form is cloze, but {mixed} does not name the sub-tasks, whose forms "
+                    "differ: expected a folder with <task>/train*.json instead"
+                )
             records = self._read(mixed, None, MIXED_SIZE)
             wanted = {_family(LABELS[task]) for task in self.tasks}
             return [record for record in records if record["task"] in wanted]
@@ -113,7 +134,7 @@ class Commonsense170k(InstructionDataModule):
             raise UserError(f"{place}: answer {answer!r} is none of {', '.join(labels)}")
         response = get_text(item, "output", place)
         _check_response(response, answer, labels, place)
-        return {
+        record: Record = {
             "prompt": instruction,
             "response": response,
             "task": task or _family(labels),
@@ -121,6 +142,12 @@ class Commonsense170k(InstructionDataModule):
             "choices": labels,
             "id": make_id(place, self.path),
         }
+        return record if self.form == "labels" else as_cloze(record, place)
+
+    def describe_protocol(self) -> dict[str, Any]:
+        """Add the form of the records, where it is not the published one."""
+        form = {} if self.form == "labels" else {"form": self.form}
+        return super().describe_protocol() | form
 
 
 def _labels(instruction: str, place: str) -> list[str]:

@@ -20,7 +20,7 @@ def find_leaks(train: Sequence[Record], test: Sequence[Record]) -> dict[int, str
     """Find training questions that are asked in a test set.
 
     Questions are compared by their words and numbers alone: without case, punctuation, spacing and
-    the options to choose from.
+    the options to choose from in mathematics. Those with candidates are equal if all of these are.
 
     Args:
         train: Training records; their prompts are instructions.
@@ -31,29 +31,30 @@ def find_leaks(train: Sequence[Record], test: Sequence[Record]) -> dict[int, str
     """
     asked: dict[str, str] = {}
     for record in test:
-        asked.setdefault(_normalize(record["prompt"]), record["id"])
+        asked.setdefault(_normalize(_question(record)), record["id"])
     if not asked:
         return {}
-    found = ((index, asked.get(_normalize(record["prompt"]))) for index, record in enumerate(train))
+    found = ((index, asked.get(_normalize(_question(one)))) for index, one in enumerate(train))
     return {index: name for index, name in found if name is not None}
 
 
 def count_repeats(records: Sequence[Record]) -> dict[str, Any]:
-    """Count records whose prompt, character by character, an earlier one has.
+    """Count records whose question, character by character, an earlier one has.
 
     Args:
         records: The records of one file or set.
 
     Returns:
         `same_response` and `other_response`, how many such records have the response of the first
-        with their prompt, and how many another.
+        with their question, and how many another.
     """
-    first: dict[str, str] = {}
+    first: dict[str, Record] = {}
     counts = {"same_response": 0, "other_response": 0}
     for record in records:
-        response = first.setdefault(record["prompt"], record["response"])
-        if response is not record["response"]:
-            same = response == record["response"]
+        earlier = first.setdefault(_question(record), record)
+        if earlier is not record:
+            # A continuation is the same for all candidates where their prompts differ.
+            same = all(earlier[name] == record[name] for name in ("prompt", "response"))
             counts["same_response" if same else "other_response"] += 1
     return counts
 
@@ -96,6 +97,13 @@ def report_repeats(name: str, counts: Mapping[str, int]) -> None:
             f"{name}: records whose prompt occurs before: {counts['same_response']:,} with the "
             f"same response, {counts['other_response']:,} with another; all are kept"
         )
+
+
+def _question(record: Record) -> str:
+    """Give the text that makes a question: its prompt, or its candidates where it has some."""
+    if "candidates" not in record:
+        return record["prompt"]
+    return "\n".join(one["prompt"] + one["continuation"] for one in record["candidates"])
 
 
 def _normalize(question: str) -> str:

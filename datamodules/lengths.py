@@ -11,6 +11,7 @@ from datamodules.records import Record
 COLUMNS = ("length", "num_prompt_cut", "num_response_cut", "num_supervised")
 BINS = 12
 EVAL_COLUMNS = ("eval_length", "num_eval_prompt_cut")
+CANDIDATE_COLUMNS = ("candidate_length", "num_candidate_prompt_cut")
 
 
 def length_report(encoded: Dataset, records: Sequence[Record]) -> dict[str, Any]:
@@ -24,11 +25,13 @@ def length_report(encoded: Dataset, records: Sequence[Record]) -> dict[str, Any]
         `examples`; `mean_tokens` and `max_tokens` of training examples as they are after cutting;
         `longest_uncut`, the max_length that would cut nothing; `supervised_tokens`;
         `truncated_prompts` and `truncated_responses`, how many examples lose tokens; where there
-        are prompts of generation `max_eval_prompt_tokens` and `truncated_eval_prompts`; `by_task`,
-        the same for each task; and `histogram` of the lengths: `counts` of bins of `width` tokens,
-        the first of which begins at `start`.
+        are prompts of generation `max_eval_prompt_tokens` and `truncated_eval_prompts`; where there
+        are candidates `max_candidate_tokens`, with the prompt, and `truncated_candidate_prompts`;
+        `by_task`, the same for each task; and `histogram` of the lengths: `counts` of bins of
+        `width` tokens, the first of which begins at `start`.
     """
-    names = [name for name in (*COLUMNS, *EVAL_COLUMNS) if name in encoded.column_names]
+    known = (*COLUMNS, *EVAL_COLUMNS, *CANDIDATE_COLUMNS)
+    names = [name for name in known if name in encoded.column_names]
     columns = {name: encoded.data.column(name).to_numpy() for name in names}
     tasks: dict[str, list[int]] = {}
     for index, record in enumerate(records):
@@ -48,11 +51,12 @@ def longest_records(encoded: Dataset, records: Sequence[Record]) -> dict[str, tu
         records: The records.
 
     Returns:
-        Tokens and id of the longest `example` and, where there are prompts of generation, of the
-        longest `prompt`.
+        Tokens and id of the longest `example`; where there are prompts of generation, of the
+        longest `prompt`; where there are candidates, of the longest `candidate` with its prompt.
     """
     found = {}
-    for name, column in (("example", "length"), ("prompt", "eval_length")):
+    columns = {"example": "length", "prompt": "eval_length", "candidate": "candidate_length"}
+    for name, column in columns.items():
         if column in encoded.column_names:
             lengths = encoded.data.column(column).to_numpy()
             index = int(lengths.argmax())
@@ -93,6 +97,10 @@ def _count(columns: Mapping[str, Any]) -> dict[str, Any]:
     if "eval_length" in columns:
         counts["max_eval_prompt_tokens"] = int(columns["eval_length"].max())
         counts["truncated_eval_prompts"] = int((columns["num_eval_prompt_cut"] > 0).sum())
+    if "candidate_length" in columns:
+        counts["max_candidate_tokens"] = int(columns["candidate_length"].max())
+        cut = columns["num_candidate_prompt_cut"]
+        counts["truncated_candidate_prompts"] = int((cut > 0).sum())
     return counts
 
 
@@ -106,7 +114,7 @@ def _line(head: str, counts: dict[str, Any]) -> str:
 
 def _cut(counts: dict[str, Any]) -> list[str]:
     """Describe what was cut, if anything."""
-    kinds = ("prompts", "responses", "eval_prompts")
+    kinds = ("prompts", "responses", "eval_prompts", "candidate_prompts")
     return [
         f"{number:,} {kind.replace('_', ' ')}"
         for kind in kinds

@@ -20,13 +20,26 @@ class Message(TypedDict):
     content: str
 
 
+class Candidate(TypedDict):
+    """One of the answers that a record is chosen from by its likelihood.
+
+    `answer` is compared with the record's `reference`; the likelihood is that of `continuation`
+    after `prompt`, which is not yet in the template.
+    """
+
+    answer: str
+    prompt: str
+    continuation: str
+
+
 class Record(TypedDict):
     """One example of a dataset.
 
     `prompt` is the instruction without the template (in evaluation batches, the complete text that
     the model answers), `response` the answer to be learned, `reference` what an answer is scored
     against, `choices` the labels to choose from (None for free text), `task` the sub-task that
-    scores are grouped by, and `id` its file and number.
+    scores are grouped by, and `id` its file and number. Of `candidates`, the likeliest is chosen;
+    all records of a dataset have some, or none has.
     """
 
     prompt: str
@@ -36,6 +49,7 @@ class Record(TypedDict):
     choices: list[str] | None
     id: str
     messages: NotRequired[list[Message]]
+    candidates: NotRequired[list[Candidate]]
 
 
 def read_json(path: Path) -> list[Mapping[str, Any]]:

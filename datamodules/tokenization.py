@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import datasets
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.candidates import candidate_rows, check_candidates, has_candidates
 from datamodules.chat import chat_template, messages_of, tokenize_dialogue, tokenize_prompt
 from datamodules.encoding import Encoding
 from datamodules.errors import UserError
@@ -43,16 +45,20 @@ def encode(
         A dataset, one row per record, with `input_ids`, `labels` (-100 where unsupervised),
         `length` (of `input_ids`), `num_supervised`, `num_prompt_cut` and `num_response_cut` (tokens
         lost to the longest lengths); for generation also `prompt_ids`, `eval_length` (of them) and
-        `num_eval_prompt_cut`. Large ones are cached on disk and memory-mapped.
+        `num_eval_prompt_cut`, and the columns of `candidate_rows` if records have candidates. Large
+        ones are cached on disk and memory-mapped.
 
     Raises:
-        UserError: If a response is too long and may not be cut, or no token of an example is
-            supervised, naming the record.
+        UserError: If a response is too long and may not be cut, no token of an example is
+            supervised, or a candidate cannot be scored, naming the record.
     """
+    with_candidates = for_generation and has_candidates(records, encoding)
     if encoding.is_chat:
         columns: dict[str, list[Any]] = {"messages": [messages_of(record) for record in records]}
     else:
         columns = {name: [r[name] for r in records] for name in ("prompt", "response")}
+    if with_candidates:
+        columns["candidates"] = [record["candidates"] for record in records]
     dataset = Dataset.from_dict(columns)
     # A tokenizer in Python has no state that could name a cache.
     small = len(records) < CACHED_FROM or not hasattr(tokenizer, "backend_tokenizer")
@@ -74,6 +80,8 @@ def encode(
             desc="tokenizing",
         )
     _check_rows(records, encoded, encoding)
+    if with_candidates:
+        check_candidates(records, encoded)
     return encoded
 
 
@@ -123,8 +131,15 @@ def _cache_file(
     key.update(f"{tokenizer.bos_token_id} {tokenizer.eos_token_id}".encode())
     if encoding.is_chat:
         key.update(chat_template(tokenizer).encode())
+    with_candidates = for_generation and has_candidates(records, encoding)
+    if with_candidates:
+        key.update(b"candidates")
     for record in records:
         texts = [record["prompt"], record["response"]]
+        if with_candidates:
+            some = record["candidates"]
+            texts += [text for one in some for text in (one["prompt"], one["continuation"])]
+            texts.insert(0, str(len(some)))
         if encoding.is_chat:
             turns = messages_of(record)
             texts = [text for turn in turns for text in (turn["role"], turn["content"])]
@@ -164,6 +179,10 @@ def _encode_batch(
             prompt_ids = tokens(evals)
         prompted = zip(rows, prompt_ids, strict=True)
         rows = [row | _prompt(ids, tokenizer, encoding) for row, ids in prompted]
+    if "candidates" in batch:
+        finish = partial(_prompt, tokenizer=tokenizer, encoding=encoding)
+        added = candidate_rows(batch["candidates"], tokens, finish, encoding)
+        rows = [row | more for row, more in zip(rows, added, strict=True)]
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 

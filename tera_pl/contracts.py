@@ -5,7 +5,7 @@ of this repository meet these types (`tests/contracts.py`).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from typing import Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -14,12 +14,23 @@ from typing_extensions import ReadOnly
 from tera_pl.errors import UserError
 
 
+class Candidate(TypedDict):
+    """One of the answers that a record is chosen from by its likelihood.
+
+    `answer` is compared with the record's `reference`, and `continuation` is the text whose
+    likelihood after the prompt counts.
+    """
+
+    answer: ReadOnly[str]
+    continuation: ReadOnly[str]
+
+
 class Record(TypedDict):
     """One example of a dataset, as generated answers are scored against it.
 
     `prompt` is the text that the model saw, `reference` what its answer is compared with, `choices`
     the labels to choose from (None for free text), `task` the sub-task that scores are grouped by,
-    and `id` names the file and the record.
+    and `id` names the file and the record. A metric of likelihoods needs `candidates`.
     """
 
     id: ReadOnly[str]
@@ -27,6 +38,7 @@ class Record(TypedDict):
     prompt: ReadOnly[str]
     reference: ReadOnly[str | list[str]]
     choices: ReadOnly[list[str] | None]
+    candidates: NotRequired[ReadOnly[Sequence[Candidate]]]
 
 
 class TrainBatch(TypedDict):
@@ -48,9 +60,14 @@ class PromptBatch(TypedDict):
 
 
 class EvalBatch(TrainBatch, PromptBatch):
-    """A batch with a loss, its prompts, and one record per row."""
+    """A batch with a loss, its prompts, and one record per row.
+
+    `candidates` has a row for every candidate of the first record, then of the second, and so on;
+    its labels are the tokens that are scored.
+    """
 
     records: ReadOnly[Sequence[Record]]
+    candidates: NotRequired[ReadOnly[TrainBatch]]
 
 
 @runtime_checkable
@@ -115,7 +132,10 @@ class DataModule(Protocol):
         """Count examples and tokens for `results.json`."""
 
     def longest_sequences(self, split: str) -> Mapping[str, tuple[int, str]]:
-        """Give tokens and record id of the longest `example` and `prompt` of a split, if known."""
+        """Give tokens and record id of a split's longest sequences, if known.
+
+        They are its `example`, its `prompt` and its `candidate`, the last with its prompt.
+        """
 
     def ids_of(self, batch: TrainBatch) -> Sequence[str]:
         """Name the examples of a training batch, for a message."""
@@ -179,20 +199,37 @@ def complete(datamodule: object) -> DataModule:
     return completed
 
 
-def check_batch(batch: Mapping[str, Any], datamodule: object, *, answered: bool) -> None:
+def check_batch(
+    batch: Mapping[str, Any], datamodule: object, *, answered: bool, by_likelihood: bool = False
+) -> None:
     """Refuse a batch that lacks a field.
 
     Args:
         batch: A batch of the datamodule.
         datamodule: The trainer's datamodule, for the message.
         answered: Whether its prompts are answered and its records scored.
+        by_likelihood: Whether its candidates are scored instead of its prompts answered.
 
     Raises:
         UserError: If a field of `TrainBatch`, or of `EvalBatch` where prompts are answered, is
             missing.
     """
+    if answered and by_likelihood and "candidates" not in batch:
+        raise UserError(
+            f"data: the records of {type(datamodule).__name__} have no candidates, whose "
+            "likelihoods model.init_args.metric scores: expected data that has them (form: cloze "
+            "in Commonsense170k), or a metric of generated answers"
+        )
     expected = (EvalBatch if answered else TrainBatch).__required_keys__
     missing = sorted(expected - batch.keys())
+    if not missing and answered and by_likelihood:
+        rows = len(batch["candidates"]["labels"])
+        number = sum(len(record.get("candidates", ())) for record in batch["records"])
+        if rows != number:
+            raise UserError(
+                f"data: a batch of {type(datamodule).__name__} has {rows} rows of candidates, but "
+                f"its records have {number} candidates: expected a row for each"
+            )
     if not missing and answered:
         fields = Record.__required_keys__ - {"choices"}  # only some metrics need them
         missing = [
@@ -225,6 +262,39 @@ class Metric(Protocol):
 
     def reset(self) -> None:
         """Remove all answers."""
+
+
+class ScoredCandidate(NamedTuple):
+    """The log-likelihood of a candidate's continuation, in nats, and its number of tokens."""
+
+    log_likelihood: float
+    num_tokens: int
+
+
+@runtime_checkable
+class LikelihoodMetric(Protocol):
+    """A torchmetrics.Metric that scores the likelihoods of candidates; nothing is generated."""
+
+    @property
+    def scores_candidates(self) -> Literal[True]:
+        """Mark the metric: its outputs are scored candidates instead of texts."""
+
+    def names(self) -> Sequence[str]:
+        """List the scores that `compute` always gives."""
+
+    def judge(self, output: Sequence[ScoredCandidate], record: Record) -> Mapping[str, Any]:
+        """Choose a candidate and score the choice, for `predictions.jsonl`."""
+
+    def update(
+        self, outputs: Sequence[Sequence[ScoredCandidate]], records: Sequence[Record]
+    ) -> None:
+        """Add the scored candidates of records."""
+
+    def compute(self) -> Mapping[str, Tensor]:
+        """Give the scores by name."""
+
+    def reset(self) -> None:
+        """Remove all records."""
 
 
 @runtime_checkable

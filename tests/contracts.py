@@ -6,6 +6,7 @@ from datamodules.batching import EvalBatch, TrainBatch
 from tera_pl import contracts
 from tera_pl.callbacks.task import Task
 from tera_pl.metrics.accuracy import AnswerAccuracy
+from tera_pl.metrics.choice_likelihood import ChoiceLikelihood
 from tera_pl.metrics.dialogue import DialogueScores
 from tera_pl.tasks import CausalLMTask
 
@@ -27,6 +28,10 @@ def eval_batch(value: EvalBatch) -> contracts.EvalBatch:
 
 
 def metric(value: AnswerAccuracy) -> contracts.Metric:
+    return value
+
+
+def likelihood_metric(value: ChoiceLikelihood) -> contracts.LikelihoodMetric:
     return value
 
 

@@ -10,11 +10,13 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.slow
 
 SCORES = {
+    "cloze_stories260k": ["accuracy", "accuracy_norm", "accuracy_norm/openbookqa"],
     "stories260k": ["accuracy", "accuracy_strict", "accuracy_average", "extracted"],
     "math10k_stories260k": ["accuracy", "accuracy_strict", "accuracy/AQuA", "accuracy/SVAMP"],
     "convai2_stories260k": ["bleu", "rouge_l"],
 }
 DATA = {
+    "cloze_stories260k": "commonsense",
     "stories260k": "commonsense",
     "math10k_stories260k": "math",
     "convai2_stories260k": "convai2",
@@ -50,7 +52,9 @@ def test_from_fit_to_results(name, shared, tmp_path, monkeypatch):
     for score in SCORES[name]:
         assert f"test/{score}" in results["test"]["scores"]
     protocol = results["settings"]["protocol"]
-    assert protocol.keys() == {"name", "encoding", "split", "generation", "metric", "selection"}
+    expected = {"name", "encoding", "split", "generation", "metric", "selection"}
+    assert protocol.keys() - {"form"} == expected
+    assert protocol.get("form") == ("cloze" if name.startswith("cloze") else None)
     assert protocol["split"]["size"] == 120
     assert protocol["selection"]["monitor"] in results["fit"]["scores"]
     statistics = results["settings"]["data"]["statistics"]

@@ -6,7 +6,7 @@ from lightning.pytorch import Trainer
 from peft import PeftConfig
 
 from tera_pl.checkpointing.run_spec import RunSpec
-from tera_pl.contracts import Metric
+from tera_pl.contracts import LikelihoodMetric, Metric
 from tera_pl.metrics import RecordLoss
 from tera_pl.models.backbone import Backbone
 
@@ -20,7 +20,7 @@ class Task(Protocol):
     # A PeftModel, or a PreTrainedModel without an adapter.
     model: Any
     tokenizer: Any
-    metric: Metric | None
+    metric: Metric | LikelihoodMetric | None
     spec: RunSpec
     backbone: Backbone
     adapter: PeftConfig | None

@@ -2,6 +2,7 @@
 
 from tera_pl.metrics.accuracy import AnswerAccuracy
 from tera_pl.metrics.choice import ChoiceAccuracy, extract_choice
+from tera_pl.metrics.choice_likelihood import ChoiceLikelihood
 from tera_pl.metrics.dialogue import DialogueScores, clean_dialogue
 from tera_pl.metrics.math import MathAccuracy
 from tera_pl.metrics.number import NumericAccuracy, extract_number
@@ -11,6 +12,7 @@ from tera_pl.metrics.record_loss import RecordLoss, loss_per_token, loss_scores,
 __all__ = [
     "AnswerAccuracy",
     "ChoiceAccuracy",
+    "ChoiceLikelihood",
     "DialogueScores",
     "MathAccuracy",
     "NumericAccuracy",

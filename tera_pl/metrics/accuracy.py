@@ -1,4 +1,4 @@
-"""Base class of accuracies: extract an answer, compare it, average by task."""
+"""Base classes of accuracies: extract an answer, compare it, average by task."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,56 @@ Record = Mapping[str, Any]
 _NAME_BYTES = 64
 
 
-class AnswerAccuracy(RowMetric):
+class TaskAverages(RowMetric):
+    """Means of yes-or-no outcomes, overall and by task.
+
+    Args:
+        num_outcomes: Number of outcomes of a record.
+    """
+
+    outcomes: list[Tensor]
+    tasks: list[Tensor]
+
+    def __init__(self, num_outcomes: int) -> None:
+        # The task's name is padded bytes: plain tensors, which processes exchange without knowing
+        # the tasks of the others.
+        super().__init__(
+            outcomes=torch.zeros(0, num_outcomes, dtype=torch.long),
+            tasks=torch.zeros(0, _NAME_BYTES, dtype=torch.long),
+        )
+
+    def add(self, rows: Sequence[Sequence[bool]], records: Sequence[Record]) -> None:
+        """Add the outcomes of records.
+
+        Args:
+            rows: The outcomes of each.
+            records: The records.
+        """
+        if not rows:
+            return
+        encoded = [record["task"].encode()[:_NAME_BYTES] for record in records]
+        names = [list(name.ljust(_NAME_BYTES)) for name in encoded]
+        self.outcomes.append(torch.tensor(rows, dtype=torch.long, device=self.device))
+        self.tasks.append(torch.tensor(names, dtype=torch.long, device=self.device))
+
+    def means(self) -> dict[str, Tensor]:
+        """Average the outcomes.
+
+        Returns:
+            Means of shape `(num_outcomes,)` in float64 by task; empty without records.
+        """
+        outcomes, tasks = self.rows("outcomes").double(), self.rows("tasks")
+        names = [bytes(row).decode(errors="ignore").strip() for row in tasks.tolist()]
+        return {
+            task: outcomes[[name == task for name in names]].mean(0) for task in sorted(set(names))
+        }
+
+    def mean(self) -> Tensor:
+        """Average the outcomes over all records, to shape `(num_outcomes,)` in float64."""
+        return self.rows("outcomes").double().mean(0)
+
+
+class AnswerAccuracy(TaskAverages):
     """Fraction of correct answers, overall and by task.
 
     A subclass defines how an answer is extracted, as the literature does and by strict rules, and
@@ -22,16 +71,8 @@ class AnswerAccuracy(RowMetric):
     `accuracy_strict/<task>`; all in `[0, 1]`.
     """
 
-    outcomes: list[Tensor]
-    tasks: list[Tensor]
-
     def __init__(self) -> None:
-        # Rows of (correct, correct_strict, extracted), and the task's name as padded bytes: plain
-        # tensors, which processes exchange without knowing the tasks of the others.
-        super().__init__(
-            outcomes=torch.zeros(0, 3, dtype=torch.long),
-            tasks=torch.zeros(0, _NAME_BYTES, dtype=torch.long),
-        )
+        super().__init__(num_outcomes=3)  # correct, correct_strict, extracted
 
     @staticmethod
     def names() -> list[str]:
@@ -73,27 +114,15 @@ class AnswerAccuracy(RowMetric):
             outputs: Generated texts.
             records: The record of each.
         """
-        if not outputs:
-            return
-        rows, names = [], []
-        for output, record in zip(outputs, records, strict=True):
-            judged = self.judge(output, record)
-            found = judged["extracted"] is not None
-            rows.append([judged["correct"], judged["correct_strict"], found])
-            names.append(list(record["task"].encode()[:_NAME_BYTES].ljust(_NAME_BYTES)))
-        self.outcomes.append(torch.tensor(rows, dtype=torch.long, device=self.device))
-        self.tasks.append(torch.tensor(names, dtype=torch.long, device=self.device))
+        judged = [self.judge(*pair) for pair in zip(outputs, records, strict=True)]
+        rows = [[j["correct"], j["correct_strict"], j["extracted"] is not None] for j in judged]
+        self.add(rows, records)
 
     def compute(self) -> dict[str, Tensor]:
         """Compute the scores by name, as 0-dimensional float tensors."""
-        outcomes, tasks = self.rows("outcomes").double(), self.rows("tasks")
-        if not len(outcomes):
+        by_task, means = self.means(), self.mean()
+        if not by_task:
             return {}
-        names = [bytes(row).decode(errors="ignore").strip() for row in tasks.tolist()]
-        means = outcomes.mean(0)
-        by_task = {
-            task: outcomes[[name == task for name in names]].mean(0) for task in sorted(set(names))
-        }
         return {
             "accuracy": means[0],
             "accuracy_strict": means[1],

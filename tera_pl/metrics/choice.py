@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from tera_pl.errors import UserError
 from tera_pl.metrics.accuracy import AnswerAccuracy, Record
 
 
@@ -41,5 +42,22 @@ class ChoiceAccuracy(AnswerAccuracy):
 
     @staticmethod
     def extract(output: str, record: Record, strict: bool) -> str | None:
-        """Extract the chosen label."""
+        """Extract the chosen label.
+
+        Args:
+            output: A generated answer.
+            record: Its record.
+            strict: Which rule of `extract_choice`.
+
+        Returns:
+            The label, or None.
+
+        Raises:
+            UserError: If the record has no labels.
+        """
+        if record["choices"] is None:
+            raise UserError(
+                f"{record.get('id', 'a record')}: no labels to choose from, which ChoiceAccuracy "
+                "looks for: expected another metric (ChoiceLikelihood for data in cloze form)"
+            )
         return extract_choice(output, record["choices"], strict)

@@ -69,6 +69,7 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it
     lengths: list[int] | None = None,
     boundaries: Tensor | None = None,
     sliding_window: int | None = None,
+    distances: list[Tensor] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend causally within each sequence; without `lengths` this is `sdpa`.
@@ -85,8 +86,11 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it
         dropout: Probability of dropping an attention weight.
         scaling: Factor of the products of query and key.
         lengths: Lengths of the sequences, in order; they add up to `tokens`.
-        boundaries: Their cumulative sum from zero, int32.
+        boundaries: Their cumulative sum from zero, int32; the kernel for all sequences needs it.
         sliding_window: Number of tokens that a token attends to, itself included.
+        distances: For sequences that share tokens (`share_prefixes`), one per group: how many
+            tokens each token is after each other one, `(length, length)`; negative where it does
+            not attend to it.
         **kwargs: Further arguments of `sdpa`.
 
     Returns:
@@ -105,9 +109,12 @@ def packed_attention(  # noqa: PLR0913 - transformers calls it
     window = window if 0 < window < longest else 0
     if boundaries is not None and _has_kernel(query, dropout):
         return _attend_at_once(query, key, value, boundaries, longest, scaling, window), None
-    parts = zip(*(torch.split(t, lengths, dim=2) for t in (query, key, value)), strict=True)
-    band = _band(longest, window, query.device) if window else None
-    outputs = [_attend(q, k, v, dropout, scaling, band, window) for q, k, v in parts]
+    masks = _masks(lengths, window, distances, query.device)
+    parts = (torch.split(t, lengths, dim=2) for t in (query, key, value))
+    outputs = [
+        _attend(q, k, v, dropout, scaling, mask)
+        for q, k, v, mask in zip(*parts, masks, strict=True)
+    ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
@@ -117,12 +124,9 @@ def _attend(
     value: Tensor,
     dropout: float,
     scaling: float | None,
-    band: Tensor | None,
-    window: int,
+    mask: Tensor | None,
 ) -> Tensor:
-    """Attend causally within one sequence, by the mask `band` where it exceeds the window."""
-    length = query.shape[2]
-    mask = band[:length, :length] if band is not None and length > window else None
+    """Attend within one sequence, causally or by its mask."""
     return F.scaled_dot_product_attention(
         query,
         key,
@@ -133,6 +137,16 @@ def _attend(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+
+
+def _masks(
+    lengths: list[int], window: int, distances: list[Tensor] | None, device: torch.device
+) -> list[Tensor | None]:
+    """Make the mask of each sequence or group; None is causal."""
+    if distances is not None:
+        return [(far >= 0) & (far < window) if window else far >= 0 for far in distances]
+    band = _band(max(lengths), window, device) if window else None
+    return [band[:n, :n] if band is not None and n > window else None for n in lengths]
 
 
 def _band(length: int, window: int, device: torch.device) -> Tensor:

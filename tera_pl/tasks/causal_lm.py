@@ -39,6 +39,7 @@ from tera_pl.models.hub import check_available, find_commit
 from tera_pl.models.packed_attention import ATTENTION
 from tera_pl.private_api.lightning import attached_trainer
 from tera_pl.private_api.transformers import attention_implementation
+from tera_pl.tasks.candidates import prepare_candidates
 from tera_pl.tasks.checks import (
     check_metric,
     check_quantized,
@@ -71,9 +72,10 @@ class CausalLMTask(EvaluationModule):
             without a rate takes that of its method, `tera_pl.tasks.optimizer.RATES`.
         schedule: Learning rate schedule.
         generation: Settings of generated answers.
-        metric: Scores generated answers, for example `tera_pl.metrics.ChoiceAccuracy`; null for
-            the loss alone.
-        generate_in_validation: Whether validation scores generated answers too, or the test alone.
+        metric: Scores generated answers, for example `tera_pl.metrics.ChoiceAccuracy`, or the
+            likelihoods of candidates (`ChoiceLikelihood`); null for the loss alone.
+        generate_in_validation: Whether validation scores answers or candidates too, or the test
+            alone.
         skip_nonfinite_loss: Skip a batch whose loss is NaN or infinite instead of stopping.
         allow_changed: Settings in which a checkpoint may differ from this run, by the names in the
             error message, for example `data.encoding.template`.
@@ -138,6 +140,7 @@ class CausalLMTask(EvaluationModule):
             virtual_tokens=getattr(self.adapter, "num_virtual_tokens", None) or 0,
             max_new_tokens=self.generation.max_new_tokens,
             scored=lambda split: self.metric_of(split) is not None,
+            by_likelihood=self.scores_candidates(),
         )
 
     def configure_model(self) -> None:
@@ -233,9 +236,17 @@ class CausalLMTask(EvaluationModule):
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> dict[str, Any]:
         """Move the inputs of the model; `records` and the batch's own tensors stay on the host."""
-        contracts.check_batch(batch, self._datamodule, answered=self.answers_batches())
-        moved = {key: batch[key] for key in batch if key.startswith("prompt_")}
-        moved["loss"] = self._prepare_loss(batch)
+        answered, by_likelihood = self.answers_batches(), self.scores_candidates()
+        contracts.check_batch(
+            batch, self._datamodule, answered=answered, by_likelihood=by_likelihood
+        )
+        moved: dict[str, Any] = {"loss": self._prepare_loss(batch)}
+        if answered and by_likelihood:
+            moved["prepared_candidates"] = prepare_candidates(
+                batch["candidates"], batch["records"], packed=self._packs()
+            )
+        elif answered:
+            moved |= {key: batch[key] for key in batch if key.startswith("prompt_")}
         return {**batch, **super().transfer_batch_to_device(moved, device, dataloader_idx)}
 
     def compute_loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, int]:
@@ -249,10 +260,13 @@ class CausalLMTask(EvaluationModule):
         return row_losses(self.model, prepared, batch["labels"])
 
     def _prepare_loss(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        attention = attention_implementation(self.model.config)
+        return prepare(batch, packed=self._packs())
+
+    def _packs(self) -> bool:
+        """Whether sequences are concatenated instead of padded."""
         # Prompt methods put their virtual tokens before each row.
         prompts = self.adapter is not None and self.adapter.is_prompt_learning
-        return prepare(batch, packed=attention == ATTENTION and not prompts)
+        return attention_implementation(self.model.config) == ATTENTION and not prompts
 
     def _report_nonfinite(self, loss: Tensor, batch: TrainBatch) -> None:
         """Stop at a loss that is NaN or infinite, or warn that its batch is skipped."""

@@ -14,8 +14,8 @@ from tera_pl.errors import UserError, is_user_error
 from tera_pl.models.backbone import Backbone, add_adapter
 
 
-def check_metric(metric: Any) -> contracts.Metric | None:
-    """Refuse an object that cannot score generated answers.
+def check_metric(metric: Any) -> contracts.Metric | contracts.LikelihoodMetric | None:
+    """Refuse an object that cannot score answers.
 
     Args:
         metric: `model.init_args.metric`, or None.

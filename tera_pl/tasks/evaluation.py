@@ -1,4 +1,4 @@
-"""Validation, test and predict of a causal language model: its loss and its generated answers."""
+"""Validation, test and predict of a causal language model: its loss and its answers."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,8 +9,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from tera_pl.adapters.caching import cache_delta_weights, clear_cached_delta_weights
-from tera_pl.contracts import EvalBatch, Metric, PromptBatch
+from tera_pl.contracts import EvalBatch, LikelihoodMetric, Metric, PromptBatch, ScoredCandidate
 from tera_pl.metrics.record_loss import RecordLoss, gather_records, loss_scores
+from tera_pl.tasks.candidates import score_candidates
 from tera_pl.tasks.generation import Generation, generate_answers
 from tera_pl.tasks.lockstep import lockstep
 from tera_pl.tasks.predictions import Predictions, judge
@@ -26,7 +27,7 @@ class EvaluationModule(LightningModule):
     model: Any
     tokenizer: Any
     generation: Generation
-    metric: Metric | None
+    metric: Metric | LikelihoodMetric | None
     generate_in_validation: bool
     # Of the current or last evaluation; at its end those of all processes.
     record_losses: list[RecordLoss]
@@ -37,12 +38,12 @@ class EvaluationModule(LightningModule):
         """Compute per row of a batch the losses of its supervised tokens, on the CPU."""
         raise NotImplementedError
 
-    def metric_of(self, stage: str) -> Metric | None:
-        """Give the metric of generated answers in `val` or `test`, if the stage scores any."""
+    def metric_of(self, stage: str) -> Metric | LikelihoodMetric | None:
+        """Give the metric of answers in `val` or `test`, if the stage scores any."""
         return self.metric if stage == "test" or self.generate_in_validation else None
 
     def answers_batches(self) -> bool:
-        """Whether the current stage of the trainer generates answers."""
+        """Whether the current stage of the trainer generates answers or scores candidates."""
         if self.trainer.training:
             return False
         stage = "test" if self.trainer.testing else "val"
@@ -61,9 +62,9 @@ class EvaluationModule(LightningModule):
             return self._evaluate(batch, batch_idx, "test")
 
     def predict_step(self, batch: EvalBatch, batch_idx: int) -> Predictions:
-        """Generate answers."""
+        """Generate answers, or choose among candidates."""
         with self._lockstep(batch_idx, self.trainer.num_predict_batches, "predict"):
-            return judge(batch["records"], self.generate(batch), self.metric)
+            return judge(batch["records"], self._answer(batch), self.metric)
 
     def on_validation_epoch_start(self) -> None:
         """Cache delta weights for all answers of the epoch."""
@@ -89,6 +90,18 @@ class EvaluationModule(LightningModule):
         sharded = self.device_mesh is not None
         return generate_answers(self.model, self.tokenizer, batch, self.generation, synced=sharded)
 
+    def score(self, batch: Mapping[str, Any]) -> list[list[ScoredCandidate]]:
+        """Score the candidates of a batch, as `score_candidates` does."""
+        labels, prepared = batch["candidates"]["labels"], batch["prepared_candidates"]
+        return score_candidates(self.model, prepared, labels, batch["records"])
+
+    def _answer(self, batch: EvalBatch) -> list[Any]:
+        return self.score(batch) if self.scores_candidates() else self.generate(batch)
+
+    def scores_candidates(self) -> bool:
+        """Whether answers are candidates with likelihoods instead of generated texts."""
+        return isinstance(self.metric, LikelihoodMetric)
+
     def _lockstep(
         self, batch_idx: int, counts: Sequence[int | float], stage: str
     ) -> AbstractContextManager[None]:
@@ -101,7 +114,11 @@ class EvaluationModule(LightningModule):
             mask = torch.ones_like(ids)
             if stage != "predict":
                 self.model(input_ids=ids, attention_mask=mask)
-            if stage == "predict" or self.metric_of(stage) is not None:
+            if stage != "predict" and self.metric_of(stage) is None:
+                return
+            if self.scores_candidates():
+                self.model(input_ids=ids, attention_mask=mask)
+            else:
                 self.generate({"prompt_input_ids": ids, "prompt_attention_mask": mask})
 
         return lockstep(batch_idx + 1 >= counts[0], self.device, idle)
@@ -118,7 +135,7 @@ class EvaluationModule(LightningModule):
         metric = self.metric_of(stage)
         if metric is None:
             return {"predictions": []}
-        outputs = self.generate(batch)
+        outputs = self._answer(batch)
         metric.update(outputs, batch["records"])
         return judge(batch["records"], outputs, metric)
 

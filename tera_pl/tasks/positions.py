@@ -24,6 +24,7 @@ def check_positions(
     virtual_tokens: int,
     max_new_tokens: int,
     scored: Callable[[str], bool],
+    by_likelihood: bool = False,
 ) -> None:
     """Refuse sequences that are longer than a model has positions.
 
@@ -32,12 +33,12 @@ def check_positions(
 
     Args:
         config: Configuration of the model. One without `max_position_embeddings` has no limit.
-        datamodule: The trainer's datamodule. If it is null or has no `longest_sequences`, only
-            `max_new_tokens` is checked.
+        datamodule: Without `longest_sequences` only `max_new_tokens` is checked.
         stage: `fit`, `validate`, `test` or `predict`.
         virtual_tokens: Tokens that a prompt method puts before every sequence.
         max_new_tokens: Longest answer in tokens; checked whether or not a stage generates.
-        scored: Returns whether answers are generated in `val` or `test`.
+        scored: Returns whether answers are scored in `val` or `test`.
+        by_likelihood: Whether they are candidates instead of generated.
 
     Raises:
         UserError: If a sequence is too long, naming its record, or answers leave no position.
@@ -47,14 +48,13 @@ def check_positions(
         return
     virtual = f", the adapter's {virtual_tokens} virtual tokens" if virtual_tokens else ""
     prompt_room = positions - virtual_tokens - max_new_tokens
+    setting = f"model.init_args.generation.max_new_tokens {max_new_tokens}"
     if prompt_room < SHORTEST_PROMPT:
         raise UserError(
-            f"model.init_args.generation.max_new_tokens {max_new_tokens}{virtual}: no room for "
-            f"prompts in the {positions:,} positions of the model"
+            f"{setting}{virtual}: no room for prompts in the {positions:,} positions of the model"
         )
     for split in SPLITS[stage]:
-        longest = complete(datamodule).longest_sequences(split)
-        if not longest:
+        if not (longest := complete(datamodule).longest_sequences(split)):
             continue
         tokens, record = longest["example"]
         room = positions - virtual_tokens
@@ -63,14 +63,16 @@ def check_positions(
                 f"{record} ({split}): {tokens:,} tokens{virtual} are more than the {positions:,} "
                 f"positions of the model: set data.init_args.encoding.max_length to {room} or less"
             )
-        if "prompt" not in longest or not (stage == "predict" or scored(split)):
+        kind = "candidate" if by_likelihood else "prompt"
+        if kind not in longest or not (stage == "predict" or scored(split)):
             continue
-        tokens, record = longest["prompt"]
-        if tokens > prompt_room:
+        tokens, record = longest[kind]
+        allowed, added, limit = prompt_room, f"{virtual} and {setting}", f"to {prompt_room} or less"
+        if by_likelihood:
+            allowed, added, limit = room, f" with its prompt{virtual}", "lower"
+        if tokens > allowed:
             raise UserError(
-                f"{record} ({split}): a prompt of {tokens:,} tokens{virtual} and "
-                f"model.init_args.generation.max_new_tokens {max_new_tokens} are more than the "
-                f"{positions:,} positions of the model: set "
-                f"data.init_args.encoding.max_eval_prompt_length to {prompt_room} or less; "
-                "results.json counts the prompts that it truncates"
+                f"{record} ({split}): a {kind} of {tokens:,} tokens{added} are more than the "
+                f"{positions:,} positions of the model: set data.init_args.encoding."
+                f"max_eval_prompt_length {limit}; results.json counts the prompts that it truncates"
             )

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from datamodules import Commonsense170k, Split
+from datamodules.cloze import as_cloze
 from datamodules.commonsense170k import LABELS, TASKS
 from datamodules.leaks import count_repeats, find_leaks
 
@@ -211,6 +212,14 @@ def test_real_files_have_their_counts(task, shared, tiny_backbone):
     assert len(find_leaks(train, test)) == LEAKS.get(task, 0)
     assert tuple(count_repeats(train).values()) == REPEATS.get(task, (0, 0))
     assert tuple(count_repeats(test).values()) == (0, 0)
+    # Every question has a cloze form, and no wrong option is the text of the correct one.
+    cloze_train, cloze_test = ([as_cloze(r, r["id"]) for r in part] for part in (train, test))
+    for record in cloze_train + cloze_test:
+        answers = [candidate["answer"] for candidate in record["candidates"]]
+        assert answers.count(record["reference"]) == 1
+    # Questions are the same in both forms.
+    assert find_leaks(cloze_train, cloze_test) == find_leaks(train, test)
+    assert count_repeats(cloze_train) == count_repeats(train)
 
 
 def test_eight_tasks_are_known():

@@ -36,6 +36,24 @@ def test_every_position_can_be_used_and_no_more(config):
         check(Data(prompt=(91, "test.json:7")), config=config)
 
 
+def test_candidates_count_where_they_are_scored():
+    data = Data(prompt=(9_117, "x"))
+    data.found["candidate"] = (100, "test.json:7")
+
+    def check_choices(data, **settings):
+        settings = {"virtual_tokens": 0, "max_new_tokens": 90, "scored": bool} | settings
+        check_positions(LLAMA, data, "test", by_likelihood=True, **settings)
+
+    # Neither prompts nor answers of generation count.
+    check_choices(data)
+    with pytest.raises(UserError, match=r"json:7 \(test\): a candidate of 100 tokens .*virtual"):
+        check_choices(data, virtual_tokens=3)
+    data.found["candidate"] = (101, "test.json:7")
+    check_choices(data, scored=lambda _: False)
+    with pytest.raises(UserError, match=r"more than the 100 positions of the model"):
+        check_choices(data)
+
+
 def test_only_what_a_stage_uses_counts():
     long_example, long_prompt = Data(example=(101, "x")), Data(prompt=(9_117, "x"))
     check(long_example, "predict")
