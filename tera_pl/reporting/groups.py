@@ -20,6 +20,11 @@ NAMES = {
     "LOTR": "LoTR",
     "IA3": "(IA)³",
     "ROAD": "RoAd",
+    "VBLORA": "VB-LoRA",
+    "FOURIERFT": "FourierFT",
+    "UNILORA": "Uni-LoRA",
+    "TINYLORA": "TinyLoRA",
+    "WAVEFT": "WaveFT",
     "PROMPT_TUNING": "Prompt-Tuning",
     "P_TUNING": "P-Tuning",
 }

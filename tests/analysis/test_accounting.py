@@ -110,6 +110,24 @@ ADAPTERS = {
     ),
     # An angle and a scale for each pair of outputs.
     "road": (lambda: peft.RoadConfig(target_modules=QV), lambda s: L * (D + KV[s]), None),
+    # A bank of 2,048 vectors, and logits that mix each part of A and B from all of them.
+    "vblora": (
+        lambda: peft.VBLoRAConfig(r=4, num_vectors=2048, vector_length=256, target_modules=QV),
+        lambda s: 2048 * (256 + lora(4, s) // 256),
+        None,
+    ),
+    "c3a": (
+        lambda: peft.C3AConfig(block_size=256, target_modules=QV),
+        lambda s: L * D * (D + KV[s]) // 256,
+        None,
+    ),
+    # One vector; for each entry of LoRA's factors the index of its value and a scale.
+    "unilora": (
+        lambda: peft.UniLoraConfig(r=4, theta_d_length=2**18, target_modules=QV),
+        lambda s: 2**18,
+        lambda s: 2 * lora(4, s),
+    ),
+    "beft": (lambda: peft.BeftConfig(target_modules=["v_proj"]), lambda s: L * KV[s], None),
     "loretta": (lambda: LorettaConfig(r=8, tensor_rank=5, target_modules=QV), loretta, None),
     "mora": (lambda: MoraConfig(r=8, target_modules=QV), lambda s: mora(8, s), None),
     "lotr": (lambda: LotrConfig(r=32, target_modules=QV), lambda s: lotr(32, s), None),
@@ -137,6 +155,26 @@ def test_parameters_of_adapters(method, size):
     assert (counts.base, counts.base_bytes) == (base, 4 * base)
     assert counts.frozen_adapter == (frozen(size) if frozen else 0)
     assert counts.trained_percent == pytest.approx(100 * trained / (base + trained))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+def test_tinylora_stores_the_singular_vectors_between_which_it_trains(size):
+    config = peft.TinyLoraConfig(r=2, u=64, save_projection=False, target_modules=QV)
+    counts = count_adapted(size, config)
+    assert counts.trained == 2 * L * 64
+    assert counts.stored == counts.trained + lora(2, size)
+    assert counts.frozen_adapter == lora(2, size) + 2 * L * 64 * 2**2
+
+
+@pytest.mark.parametrize("kind", [peft.FourierFTConfig, peft.WaveFTConfig])
+def test_sparse_spectra_train_their_coefficients(kind, tiny_backbone):
+    """On a small model: drawing the places takes a second per layer of the real sizes."""
+    model = add_adapter(
+        LlamaForCausalLM.from_pretrained(tiny_backbone), kind(n_frequency=7, target_modules=QV)
+    )
+    counts = count(model)
+    assert counts.trained == counts.stored == 2 * 2 * 7
 
 
 def test_the_sizes_are_the_real_ones():

@@ -30,6 +30,12 @@ CONFIGS = {
         init_ia3_weights=False,
     ),
     "road": peft.RoadConfig(group_size=4, target_modules=TARGETS, init_weights=False),
+    "vblora": peft.VBLoRAConfig(r=2, num_vectors=8, vector_length=4, target_modules=TARGETS),
+    "fourierft": peft.FourierFTConfig(n_frequency=30, target_modules=TARGETS),
+    "c3a": peft.C3AConfig(block_size=4, target_modules=TARGETS),
+    "unilora": peft.UniLoraConfig(r=2, theta_d_length=50, target_modules=TARGETS),
+    "tinylora": peft.TinyLoraConfig(r=2, u=4, target_modules=TARGETS),
+    "waveft": peft.WaveFTConfig(n_frequency=30, target_modules=TARGETS),
     "randlora": peft.RandLoraConfig(r=4, target_modules=TARGETS, init_weights=False),
     "mora": MoraConfig(r=2, target_modules=TARGETS, init_weights=False),
     "loretta": LorettaConfig(r=4, tensor_rank=2, target_modules=TARGETS, init_weights=False),
@@ -77,6 +83,15 @@ def test_update_of_road_turns_and_stretches_pairs_of_outputs(tiny_backbone):
             rotation[first, second], rotation[second, first] = -sine, sine
         expected = rotation @ weight - weight
         torch.testing.assert_close(update, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_bias_is_no_update_of_the_weight(tiny_backbone):
+    base = AutoModelForCausalLM.from_pretrained(tiny_backbone)
+    model = peft.get_peft_model(base, peft.BeftConfig(target_modules=TARGETS, init_weights=False))
+    updates = dict(iter_delta_weights(model))
+    assert len(updates) == 4
+    assert not any(update.any() for update in updates.values())
+    assert {spectrum.rank for _, spectrum in iter_spectra(model)} == {0}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
