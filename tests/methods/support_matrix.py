@@ -1,0 +1,286 @@
+"""What works with each method, tried on a tiny model: docs/support_matrix.md.
+
+    python -m tests.methods.support_matrix       # write the table anew
+
+A cell is `yes` only where the result was compared with that of another way.
+"""
+
+import copy
+import json
+import pkgutil
+import socket
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from peft import PeftConfig, PeftModel
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from tera_pl.adapters.supported import NeedsWeightsError
+from tera_pl.analysis.merging import check_mergeable, merge
+from tera_pl.checkpointing.trained_model import TrainedModel
+from tera_pl.distributed.fsdp2 import average_gradients, shard_model
+from tera_pl.errors import UserError
+from tera_pl.export.lora import LoraSettings, convert
+from tera_pl.models.backbone import Backbone, add_adapter, load_meta_model, load_model
+from tera_pl.tasks.checks import check_quantized
+from tera_pl.tasks.loss import prepare, supervised_loss
+from tests.conftest import ROOT, write_backbone
+from tests.forks import call
+from tests.methods.test_methods import METHODS, adapter_of
+
+PAGE = ROOT / "docs" / "support_matrix.md"
+COLUMNS = (
+    "fit",
+    "resume",
+    "adapter",
+    "merge",
+    "LoRA",
+    "mixed batch",
+    "4 bits",
+    "8 bits",
+    "DDP",
+    "FSDP2",
+)
+YES, NO = "yes", "no"
+
+IDS = torch.arange(4, 36).reshape(4, 8)
+# How libraries refuse; any other exception is a defect.
+REFUSALS = (UserError, ValueError, NotImplementedError, TypeError)
+QUANTIZED = {"4 bits": {"load_in_4bit": True}, "8 bits": {"load_in_8bit": True}}
+Cells = dict[str, str]
+
+
+def config_of(name: str) -> PeftConfig | None:
+    adapter = adapter_of(name)
+    return adapter and pkgutil.resolve_name(adapter["class_path"])(**adapter["init_args"])
+
+
+def build(name: str, backbone: Backbone) -> Any:
+    """The adapted model, far from its start: most adapters start without an effect."""
+    torch.manual_seed(1)
+    model, config = load_model(backbone), config_of(name)
+    return perturb(model if config is None else add_adapter(model, config)).train()
+
+
+@torch.no_grad()
+def perturb(model: Any) -> Any:
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.add_(torch.randn_like(parameter), alpha=0.5)
+    return model
+
+
+def trained(model: Any) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+class WithLoss(nn.Module):
+    """Computes the loss in forward, where DDP looks for parameters to wait for."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return supervised_loss(self.model, prepare(batch, packed=False))[0]
+
+
+def step(model: Any, seed: int, *, mesh: Any = None, rows: slice = slice(None)) -> None:
+    """One step of SGD on the rows of a batch that the seed draws."""
+    ids = torch.randint(4, 40, (2, 9), generator=torch.Generator().manual_seed(seed))[rows]
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    torch.manual_seed(seed)  # dropout
+    loss = model if isinstance(model, DistributedDataParallel) else WithLoss(model)
+    loss(batch).backward()
+    if mesh is not None:
+        average_gradients(model.parameters(), mesh)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.sub_(parameter.grad, alpha=0.1)
+                parameter.grad = None
+
+
+@torch.no_grad()
+def logits(model: Any, **names: Any) -> torch.Tensor:
+    found = model.eval()(input_ids=IDS, use_cache=False, **names).logits.float()
+    return found[:, -IDS.shape[1] :]  # without those of virtual tokens
+
+
+def answer(check: Callable[[], bool]) -> str:
+    try:
+        return YES if check() else "**wrong**"
+    except REFUSALS:
+        return NO
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> bool:
+    return bool(((found - expected).abs().max() <= tolerance * expected.abs().max()).item())
+
+
+def in_one_process(name: str, backbone: Backbone, folder: Path) -> Cells:
+    """Cells of a method that need no other process."""
+    model = build(name, backbone)
+    before = trained(model)
+    step(model, 1)
+    middle = trained(model)
+    step(model, 2)
+    after, expected = trained(model), logits(model)
+    assert not close(expected, logits(load_model(backbone)), 0.01), f"{name} has no effect"
+    cells = {"fit": answer(lambda: any((before[n] != p).any() for n, p in middle.items()))}
+    cells["resume"] = answer(lambda: _resumes(name, backbone, middle, after))
+    cells["adapter"] = answer(lambda: close(_reload(model, backbone, folder), expected))
+    cells["mixed batch"] = answer(lambda: _mixes(name, backbone))
+    for column, settings in QUANTIZED.items():
+        quantized = Backbone(
+            backbone.path, dtype="float32", quantization=BitsAndBytesConfig(**settings)
+        )
+        cells[column] = answer(lambda q=quantized: _trains(name, q))
+    cells["LoRA"] = answer(lambda: _converts(model, config_of(name), expected))
+    model = build(name, backbone)
+    step(model, 1)
+    step(model, 2)
+    cells["merge"] = answer(lambda: _merges(model, config_of(name), backbone, expected))
+    return cells
+
+
+def _resumes(name: str, backbone: Backbone, middle: dict, after: dict) -> bool:
+    again = build(name, backbone)
+    with torch.no_grad():
+        for key, parameter in again.named_parameters():
+            parameter.copy_(middle.get(key, parameter))
+    step(again, 2)
+    return all(torch.equal(p, trained(again)[n]) for n, p in after.items())
+
+
+def _reload(model: Any, backbone: Backbone, folder: Path) -> torch.Tensor:
+    model.save_pretrained(folder)
+    if not isinstance(model, PeftModel):
+        return logits(AutoModelForCausalLM.from_pretrained(folder))
+    return logits(
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(backbone.path), folder)
+    )
+
+
+def _merges(
+    model: Any, config: PeftConfig | None, backbone: Backbone, expected: torch.Tensor
+) -> bool:
+    if config is None:
+        raise UserError("nothing to merge")
+    with suppress(NeedsWeightsError):
+        check_mergeable(add_adapter(load_meta_model(backbone), config))
+    return close(logits(merge(model)[0]), expected)
+
+
+def _converts(model: Any, config: PeftConfig | None, expected: torch.Tensor) -> bool:
+    if config is None:
+        raise UserError("no adapter")
+    trained_model = TrainedModel(copy.deepcopy(model), config, None, None)
+    convert(trained_model, LoraSettings(rank=24))
+    return close(logits(trained_model.model), expected, 1e-4)
+
+
+def _mixes(name: str, backbone: Backbone) -> bool:
+    """Two adapters in one batch, against one at a time."""
+    model, config = build(name, backbone), config_of(name)
+    if config is None:
+        raise UserError("no adapter")
+    model.add_adapter("other", config)
+    model.set_adapter("other")
+    perturb(model).set_adapter("default")
+    found = logits(model, adapter_names=["default", "other", "default", "other"])
+    alone = logits(model)
+    if torch.equal(found, alone):
+        raise UserError("PEFT ignores adapter_names for this method")
+    model.set_adapter("other")
+    return close(found[::2], alone[::2]) and close(found[1::2], logits(model)[1::2])
+
+
+def _trains(name: str, backbone: Backbone) -> bool:
+    check_quantized(load_meta_model(backbone), config_of(name), sharded=False)
+    model = build(name, backbone)
+    before = trained(model)
+    step(model, 1)
+    values = trained(model)
+    finite = all(torch.isfinite(p).all() for p in values.values())
+    return finite and any((before[n] != p).any() for n, p in values.items())
+
+
+def in_two_processes(names: list[str], backbone: Backbone, folder: Path) -> dict[str, Cells]:
+    """Cells of methods that two processes fill together, each with half of a batch."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = (port, names, backbone.path, folder)
+    assert call(_as_rank, (0, *common), (1, *common)) == [0, 0]
+    return json.loads((folder / "cells.json").read_text())
+
+
+def _as_rank(rank: int, port: int, names: list[str], path: str, folder: Path) -> None:
+    torch.set_num_threads(1)
+    store = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    backbone = Backbone(path, dtype="float32")
+    found: dict[str, Cells] = {}
+    for name in names:
+        found[name] = {
+            "DDP": answer(lambda n=name: _as_one(n, backbone, rank, None)),
+            "FSDP2": answer(lambda n=name: _as_one(n, backbone, rank, mesh)),
+        }
+    if rank == 0:
+        (folder / "cells.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def _as_one(name: str, backbone: Backbone, rank: int, mesh: Any) -> bool:
+    """Half of the batch in each process changes the parameters as the batch in one does."""
+    alone = build(name, backbone).eval()  # each process would draw other dropout
+    step(alone, 1)
+    shared = build(name, backbone).eval()
+    if mesh is not None:
+        shard_model(shared, mesh)
+        step(shared, 1, mesh=mesh, rows=slice(rank, rank + 1))
+    else:
+        wrapped = DistributedDataParallel(WithLoss(shared))
+        step(wrapped, 1, rows=slice(rank, rank + 1))
+    found = {
+        n: p.full_tensor() if hasattr(p, "full_tensor") else p for n, p in trained(shared).items()
+    }
+    return all(close(found[n], p, 1e-4) for n, p in trained(alone).items())
+
+
+def compute(folder: Path) -> dict[str, Cells]:
+    """All rows of the table."""
+    backbone = Backbone(str(write_backbone(folder / "backbone")), dtype="float32")
+    rows = {name: in_one_process(name, backbone, folder / name) for name in METHODS}
+    for name, cells in in_two_processes(METHODS, backbone, folder).items():
+        rows[name] |= cells
+    return rows
+
+
+def as_table(rows: dict[str, Cells]) -> str:
+    """The rows as a Markdown table."""
+    lines = [f"| | {' | '.join(COLUMNS)} |", "|" + "---|" * (len(COLUMNS) + 1)]
+    lines += [
+        f"| {name} | {' | '.join(cells[c] for c in COLUMNS)} |" for name, cells in rows.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def with_table(table: str) -> str:
+    """The page with another table at its end."""
+    return PAGE.read_text().partition("| | fit |")[0] + table
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as name:
+        PAGE.write_text(with_table(as_table(compute(Path(name)))))
