@@ -21,7 +21,7 @@ WORDS = {
     r"(many|few|fewer|fewest|more|most|all|its|\d) numbers": "parameters, entries",
     r"(count|counts|counted|counting)( the)? numbers": "parameters",
     r"learnt": "supervised, trained, learned",
-    r"tells?(?!\(\))|told|telling": "report, log, print, raise, warn, distinguish",
+    r"(?<!\.)tells?(?!\(\))|told|telling": "report, log, print, raise, warn, distinguish",
     r"mistakes?": "user error",
     r"wholes?(?! numbers?\b)|wholly": "complete, full, packed, atomic",
     r"one behind the other": "concatenated",

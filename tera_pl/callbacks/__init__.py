@@ -14,6 +14,7 @@ from tera_pl.callbacks.ranks import RankLogger
 from tera_pl.callbacks.resources import ResourceMonitor
 from tera_pl.callbacks.results import ResultsWriter
 from tera_pl.callbacks.terminal import Terminal
+from tera_pl.callbacks.validations import ValidationScores
 
 __all__ = [
     "BestAdapter",
@@ -30,4 +31,5 @@ __all__ = [
     "ResultsWriter",
     "RunOverview",
     "Terminal",
+    "ValidationScores",
 ]

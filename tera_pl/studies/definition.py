@@ -12,6 +12,7 @@ from typing import Any
 
 from tera_pl.config.yaml_files import read_yaml
 from tera_pl.errors import UserError
+from tera_pl.studies.checks import flag, integer_from, list_of, number, text
 
 LEARNING_RATE = "model.init_args.optimizer.init_args.lr"
 SEED = "seed_everything"
@@ -34,6 +35,7 @@ class Entry:
             ends in the values.
         seed_keys: Dotted keys that are set to the seed besides `seed_everything`.
         learning_rates: Learning rates to search instead of those of the study.
+        learning_rate: Range to search instead of that of the study's `search`.
     """
 
     config: str
@@ -41,6 +43,43 @@ class Entry:
     grid: dict[str, list[Any]] = field(default_factory=dict)
     seed_keys: list[str] = field(default_factory=list)
     learning_rates: list[float] | None = None
+    learning_rate: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values between two numbers: integers if both are, else real.
+
+    Args:
+        low: The smallest.
+        high: The largest.
+        log: Whether to draw their logarithms evenly.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search by Optuna, the same for every row, instead of the grid of learning rates.
+
+    Args:
+        trials: Number of trials of each row, pruned ones included.
+        learning_rate: The smallest and the largest learning rate, drawn by their logarithms.
+        space: Further settings by dotted key: a list of choices or a `Range`.
+        startup_trials: Number of trials that are drawn at random, and of finished ones before any
+            is pruned.
+        pruning: Whether to stop a trial whose best `val/loss` so far is above the median of the
+            earlier trials at the same step.
+    """
+
+    trials: int
+    learning_rate: list[float]
+    space: dict[str, list[Any] | Range] = field(default_factory=dict)
+    startup_trials: int = 5
+    pruning: bool = True
 
 
 @dataclass(frozen=True)
@@ -50,16 +89,18 @@ class Study:
     Args:
         output: Folder of its runs.
         entries: The rows by name.
-        learning_rates: Learning rates to search for each row, with the first seed.
         seeds: Seeds of the runs with the best learning rate.
+        learning_rates: Learning rates to search for each row, with the first seed.
         score: Name of the test score in the table.
+        search: A search by Optuna instead of `learning_rates`, or None.
     """
 
     output: str
     entries: dict[str, Entry]
-    learning_rates: list[float]
     seeds: list[int]
+    learning_rates: list[float] = field(default_factory=list)
     score: str = "accuracy"
+    search: Search | None = None
 
 
 def read_study(path: Path) -> Study:
@@ -75,6 +116,7 @@ def read_study(path: Path) -> Study:
         UserError: If the file is missing, or a key or value in it is invalid.
     """
     study = _build(Study, read_yaml(path), path, "")
+    _check_search(study, path)
     rows: dict[str, Entry] = {}
     for name, entry in study.entries.items():
         new = _expand(name, entry, path)
@@ -84,12 +126,34 @@ def read_study(path: Path) -> Study:
     return replace(study, entries=rows)
 
 
+def _check_search(study: Study, path: Path) -> None:
+    """Refuse a study with two ways to search, or none."""
+    search = study.search
+    unused = "learning_rate" if search is None else "learning_rates"
+    for name, entry in study.entries.items():
+        if getattr(entry, unused) is not None:
+            raise UserError(
+                f"{path}: entries.{name}.{unused} has no effect: expected it "
+                f"{'with' if search is None else 'without'} search"
+            )
+        if search and (twice := search.space.keys() & {*entry.set, *entry.grid, *entry.seed_keys}):
+            raise UserError(
+                f"{path}: search.space: entries.{name} sets {min(twice)} too: remove one of them"
+            )
+    if search is not None and study.learning_rates:
+        raise UserError(f"{path}: learning_rates and search exclude each other: remove one")
+    if search is None and not study.learning_rates:
+        raise UserError(f"{path}: learning_rates is missing: expected it, or search")
+
+
 def _build(kind: type, content: Any, path: Path, where: str) -> Any:
     """Build a dataclass from a mapping and check every key and value."""
     prefix = f"{where}." if where else ""
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path}: {where} is {content!r}: expected a mapping with the key config")
     known = {f.name: f for f in fields(kind)}
+    if not isinstance(content, Mapping):
+        raise UserError(
+            f"{path}: {where} is {content!r}: expected a mapping with the key {next(iter(known))}"
+        )
     for key in content:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
@@ -104,14 +168,8 @@ def _build(kind: type, content: Any, path: Path, where: str) -> Any:
     return kind(**values)
 
 
-def _text(value: Any, path: Path, name: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise UserError(f"{path}: {name} is {value!r}: expected a text")
-    return value
-
-
 def _output(value: Any, path: Path, name: str) -> str:
-    output = Path(_text(value, path, name)).resolve()
+    output = Path(text(value, path, name)).resolve()
     if output in {Path.cwd(), *Path.cwd().parents}:
         raise UserError(
             f"{path}: {name} is {value!r}, the current folder or one above it: name a new folder"
@@ -120,7 +178,7 @@ def _output(value: Any, path: Path, name: str) -> str:
 
 
 def _config(value: Any, path: Path, name: str) -> str:
-    config = path.parent / _text(value, path, name)
+    config = path.parent / text(value, path, name)
     if not config.is_file():
         raise UserError(f"{path}: {name}: no file {config}")
     return str(value)
@@ -178,23 +236,40 @@ def _check_key(key: Any, path: Path, name: str) -> None:
         )
 
 
-def _list_of(valid: Callable[[Any], bool], expected: str) -> Callable[[Any, Path, str], list]:
-    """Return a check for a non-empty list of valid and different values."""
-
-    def check(value: Any, path: Path, name: str) -> list[Any]:
-        if not isinstance(value, list) or not value:
-            raise UserError(f"{path}: {name} is {value!r}: expected a list of {expected}")
-        for index, item in enumerate(value):
-            if isinstance(item, bool) or not valid(item):
-                raise UserError(f"{path}: {name}[{index}] is {item!r}: expected {expected}")
-            if item in value[:index]:
-                raise UserError(f"{path}: {name} has {item!r} twice")
-        return value
-
-    return check
+def _search(value: Any, path: Path, name: str) -> Search | None:
+    return None if value is None else _build(Search, value, path, name)
 
 
-_RATES = _list_of(
+def _space(value: Any, path: Path, name: str) -> dict[str, list[Any] | Range]:
+    """Read the dimensions of a search: lists of choices, and ranges."""
+    space: dict[str, list[Any] | Range] = {}
+    for key, content in _settings(value, path, name).items():
+        where = f"{name}: {key}"
+        if isinstance(content, Mapping):
+            space[key] = found = _build(Range, content, path, where)
+            if not found.low < found.high or (found.log and found.low <= 0):
+                raise UserError(
+                    f"{path}: {where} is {content!r}: expected low below high, and above 0 with log"
+                )
+        elif isinstance(content, list) and len(content) > 1:
+            space[key] = content
+        else:
+            raise UserError(
+                f"{path}: {where} is {content!r}: expected a list of choices, or low and high"
+            )
+    return space
+
+
+def _rate_range(value: Any, path: Path, name: str) -> list[float] | None:
+    if value is None and name.startswith("entries."):
+        return None
+    rates = _RATES(value, path, name)
+    if len(rates) != 2 or not rates[0] < rates[1]:
+        raise UserError(f"{path}: {name} is {value!r}: expected the smallest and the largest rate")
+    return rates
+
+
+_RATES = list_of(
     lambda x: isinstance(x, int | float) and math.isfinite(x) and x > 0, "positive numbers"
 )
 _CHECKS: dict[str, Callable[[Any, Path, str], Any]] = {
@@ -203,14 +278,23 @@ _CHECKS: dict[str, Callable[[Any, Path, str], Any]] = {
     "learning_rates": lambda value, path, name: (
         None if value is None and name.startswith("entries.") else _RATES(value, path, name)
     ),
-    "seeds": _list_of(
+    "seeds": list_of(
         lambda x: isinstance(x, int) and 0 <= x < 2**32, "integers from 0 to 2^32 - 1"
     ),
-    "score": _text,
+    "score": text,
     "config": _config,
     "set": _settings,
     "grid": _grid,
     "seed_keys": _keys,
+    "search": _search,
+    "trials": integer_from(1),
+    "learning_rate": _rate_range,
+    "space": _space,
+    "startup_trials": integer_from(1),
+    "pruning": flag,
+    "low": number,
+    "high": number,
+    "log": flag,
 }
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ COMMAND = (sys.executable, "-m", "tera_pl")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Subcommands that save a checkpoint at SIGTERM; others have nothing to save.
 SAVING = {"fit"}
+SECONDS_BETWEEN_CHECKS = 1.0
 
 
 class Processes:
@@ -32,7 +34,14 @@ class Processes:
         self._live: dict[subprocess.Popen, str] = {}
         self._lock = threading.RLock()
 
-    def call(self, subcommand: str, arguments: list[str], folder: Path, lock: int) -> None:
+    def call(
+        self,
+        subcommand: str,
+        arguments: list[str],
+        folder: Path,
+        lock: int,
+        is_hopeless: Callable[[], bool] | None = None,
+    ) -> None:
         """Run `python -m tera_pl`; a failed run is reported on stderr.
 
         Args:
@@ -40,6 +49,7 @@ class Processes:
             arguments: Its arguments.
             folder: Folder of `<subcommand>.log`, to which the output is appended.
             lock: File descriptor of a lock that the process inherits.
+            is_hopeless: Called every second; when it returns True, the process gets SIGTERM.
 
         Raises:
             RunStoppedError: If the study was stopped.
@@ -57,8 +67,12 @@ class Processes:
                     pass_fds=(lock,),
                 )
                 self._live[process] = subcommand
+            pruned = is_hopeless is not None and self._prune(process, is_hopeless)
             code = self._wait(process)
         self._check()
+        if pruned:
+            sys.stderr.write(f"{folder}: {subcommand} pruned\n")
+            return
         outcome = f"failed ({code}), see {log}" if code else "done"
         sys.stderr.write(f"{folder}: {subcommand} {outcome}\n")
 
@@ -81,6 +95,16 @@ class Processes:
     def _check(self) -> None:
         if self.received is not None:
             raise RunStoppedError(f"stopped by {self.received.name}")
+
+    def _prune(self, process: subprocess.Popen, is_hopeless: Callable[[], bool]) -> bool:
+        """Signal a process when it is hopeless; return False if it ends before."""
+        options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while os.waitid(os.P_PID, process.pid, options) is None:
+            if is_hopeless():
+                process.terminate()
+                return True
+            time.sleep(SECONDS_BETWEEN_CHECKS)
+        return False
 
     def _wait(self, process: subprocess.Popen) -> int:
         """Wait for a process, and kill the rest of its group before its process ID is reused."""

@@ -8,16 +8,17 @@ import json
 import os
 import pkgutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tera_pl.callbacks.validations import VALIDATIONS
 from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.checkpointing.markers import MARKER, claim_folder, read_marker
 from tera_pl.checkpointing.run_directory import KIND as RUN
@@ -34,7 +35,7 @@ LOGGER = "lightning.pytorch.loggers.TensorBoardLogger"
 QUIET = {"trainer.enable_progress_bar": "false", "trainer.enable_model_summary": "false"}
 # The location of a run does not change its results.
 _LOCATIONS = ("logger", "default_root_dir")
-_DIGITS = 10  # of the hash, in a folder's name
+DIGITS = 10  # of the hash, in a folder's name
 
 
 class _SettingsCLI(TeraCLI):
@@ -107,7 +108,12 @@ def _option(value: Any) -> str:
 
 
 def plan_run(
-    settings: Mapping[str, Any], row: Path, lr: float, seed: int, seed_keys: list[str]
+    settings: Mapping[str, Any],
+    row: Path,
+    lr: float,
+    seed: int,
+    seed_keys: list[str],
+    values: Mapping[str, Any] | None = None,
 ) -> StudyRun:
     """Plan one run: its settings, their hash and its folder.
 
@@ -117,6 +123,7 @@ def plan_run(
         lr: Learning rate.
         seed: Value of `seed_everything` and of `seed_keys`.
         seed_keys: Dotted keys that are set to the seed.
+        values: Values of a search, by dotted key.
 
     Returns:
         The run.
@@ -125,14 +132,15 @@ def plan_run(
         UserError: If the settings lack one of the keys.
     """
     planned: dict[str, Any] = json.loads(json.dumps(settings))
-    for key, value in {LEARNING_RATE: lr, SEED: seed, **dict.fromkeys(seed_keys, seed)}.items():
+    drawn = {LEARNING_RATE: lr, SEED: seed, **dict.fromkeys(seed_keys, seed)}
+    for key, value in (drawn | dict(values or {})).items():
         _set(planned, key, value, row.name)
     trainer = planned["trainer"]
     trainer = {key: value for key, value in trainer.items() if key not in _LOCATIONS}
     inputs = _hash_inputs([planned["model"], planned["data"]], row.parent.resolve())
     hashed = json.dumps([planned | {"trainer": trainer}, inputs], sort_keys=True)
     sha256 = hashlib.sha256(hashed.encode()).hexdigest()
-    label = f"lr{lr:g}-seed{seed}-{sha256[:_DIGITS]}"
+    label = f"lr{lr:g}-seed{seed}-{sha256[:DIGITS]}"
     _place_loggers(planned, row, label)
     return StudyRun(row / label, planned, sha256, inputs)
 
@@ -209,7 +217,13 @@ def _hash_file(path: Path, size: int, changed_ns: int) -> str:
         return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
-def finish(run: StudyRun, processes: Processes, *, test: bool) -> dict[str, Any]:
+def finish(
+    run: StudyRun,
+    processes: Processes,
+    *,
+    test: bool,
+    is_hopeless: Callable[[Path], bool] | None = None,
+) -> dict[str, Any]:
     """Run `fit` and, on request, `test`, unless they are finished.
 
     A stopped run is resumed from its last checkpoint; one that was killed before its first
@@ -219,6 +233,7 @@ def finish(run: StudyRun, processes: Processes, *, test: bool) -> dict[str, Any]
         run: The run.
         processes: Starts the processes.
         test: Whether to test its best checkpoint.
+        is_hopeless: Called with `run.folder` while it is trained; True ends the training.
 
     Returns:
         Content of its `results.json`; empty if it is missing.
@@ -234,7 +249,8 @@ def finish(run: StudyRun, processes: Processes, *, test: bool) -> dict[str, Any]
         raise UserError(f"{run.folder / MARKER} has other settings: move that folder away")
     if marker["version"] != version("tera-pl"):
         sys.stderr.write(f"{run.folder}: started with tera-pl {marker['version']}\n")
-    with _lock(run.folder) as lock:
+    hopeless = None if is_hopeless is None else partial(is_hopeless, run.folder)
+    with locked(run.folder) as lock:
         settings = run.folder / "settings.yaml"
         write_atomically(settings, yaml.safe_dump(dict(run.settings), sort_keys=False))
         arguments = ["--config", str(settings)]
@@ -242,7 +258,7 @@ def finish(run: StudyRun, processes: Processes, *, test: bool) -> dict[str, Any]
         if "fit" not in _results(found):
             last = found / "checkpoints" / "last.ckpt" if found else None
             resume = ["--ckpt_path", str(last)] if last and last.exists() else []
-            processes.call("fit", [*arguments, *resume], run.folder, lock)
+            processes.call("fit", [*arguments, *resume], run.folder, lock, hopeless)
             found = _latest(run.folder)
         best = found / "checkpoints" / "best.ckpt" if found else None
         fitted = "fit" in _results(found) and "test" not in _results(found)
@@ -252,8 +268,18 @@ def finish(run: StudyRun, processes: Processes, *, test: bool) -> dict[str, Any]
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[int]:
-    """Lock a run; its process inherits the lock and keeps it if the study is killed."""
+def locked(folder: Path) -> Iterator[int]:
+    """Lock a folder of a study; a process that inherits the lock keeps it if the study is killed.
+
+    Args:
+        folder: A folder with a marker file.
+
+    Yields:
+        The file descriptor of the lock.
+
+    Raises:
+        RunStoppedError: If another process has locked it.
+    """
     descriptor = os.open(folder / MARKER, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -262,6 +288,23 @@ def _lock(folder: Path) -> Iterator[int]:
         raise RunStoppedError(f"{folder}: another process runs it") from None
     finally:
         os.close(descriptor)
+
+
+def read_validations(folder: Path) -> dict[int, float]:
+    """Read the losses of the validations of a run that has `ValidationScores`.
+
+    Args:
+        folder: The parent of its run directory.
+
+    Returns:
+        `val/loss` by optimizer step; empty before the first validation.
+    """
+    run = _latest(folder)
+    path = run / VALIDATIONS if run else None
+    if path is None or not path.exists():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return {row["step"]: row["val/loss"] for row in rows}
 
 
 def _latest(folder: Path) -> Path | None:

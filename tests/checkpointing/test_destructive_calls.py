@@ -89,6 +89,7 @@ ALLOWED = {
         "np.savez": (1, "into the file of open_atomically"),
         "write_atomically": (1, IN_OWN_FOLDER),
     },
+    "tera_pl/callbacks/validations.py": {"write_atomically": (1, IN_OWN_FOLDER)},
     "tera_pl/callbacks/results.py": {"write_atomically": (1, IN_OWN_FOLDER)},
     "tera_pl/checkpointing/run_directory.py": {
         "claim_folder": (1, "marks a run directory that is resumed"),
@@ -140,6 +141,7 @@ ALLOWED = {
         "claim_folder": (1, "marks a missing or empty folder"),
         "write_atomically": (2, IN_OWN_FOLDER),
     },
+    "tera_pl/studies/search.py": {"claim_folder": (1, "marks a missing or empty folder")},
     "tera_pl/studies/runs.py": {
         "dump": (1, "to a text"),
         "claim_folder": (1, "marks a missing or empty folder"),

@@ -53,7 +53,7 @@ def calls(monkeypatch):
             "set": entry.set,
         }
 
-    def call(self, subcommand, arguments, folder, lock):
+    def call(self, subcommand, arguments, folder, lock, is_hopeless=None):
         found = yaml.safe_load(Path(arguments[1]).read_text())
         made.append((subcommand, found, arguments[2:]))
         lr = get(found, LEARNING_RATE)

@@ -45,7 +45,7 @@ def skip_where(monkeypatch, skipped):
     """Let some runs fail: they leave nothing."""
     good = Processes.call
 
-    def call(self, subcommand, arguments, folder, lock):
+    def call(self, subcommand, arguments, folder, lock, is_hopeless=None):
         if not skipped(folder):
             good(self, subcommand, arguments, folder, lock)
 
@@ -107,7 +107,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(config, calls, tmp_path, 
     config.write_text(config.read_text().replace("[0.1, 0.2, 0.4]", "[0.2]"))
     good = Processes.call
 
-    def killed(self, subcommand, arguments, folder, lock):
+    def killed(self, subcommand, arguments, folder, lock, is_hopeless=None):
         mark_new_folder(folder / "version_0", "run")
         (folder / "version_0" / "checkpoints").mkdir()
         (folder / "version_0" / "checkpoints" / "last.ckpt").touch()

@@ -102,7 +102,7 @@ def run_in_fork(subcommand, arguments):
 def stop_in_fork(monkeypatch):
     """Run a study whose `fit` is killed after its first checkpoint."""
 
-    def call(self, subcommand, arguments, folder, lock):
+    def call(self, subcommand, arguments, folder, lock, is_hopeless=None):
         process = run_in_fork(subcommand, arguments)
         last = folder / "version_0" / "checkpoints" / "last.ckpt"
         test_kill.wait_for(last, process)
@@ -113,7 +113,7 @@ def stop_in_fork(monkeypatch):
     with pytest.raises(RunStoppedError, match="no learning rate"):
         study.main(ARGUMENTS)
 
-    def finish(self, subcommand, arguments, folder, lock):
+    def finish(self, subcommand, arguments, folder, lock, is_hopeless=None):
         process = run_in_fork(subcommand, arguments)
         process.join()
         assert process.exitcode == 0
