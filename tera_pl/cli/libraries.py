@@ -1,6 +1,7 @@
 """What libraries print: only what a person can act on."""
 
 import logging
+import os
 import re
 import sys
 import warnings
@@ -23,11 +24,12 @@ NOISE = (
 )
 # A line per layer and step, about casts that 8-bit layers always make.
 SILENT = ("bitsandbytes.autograd._functions",)
-# Loggers of Lightning with nothing but banners below a warning.
+# Loggers of libraries with nothing but banners below a warning.
 BANNERS = (
     "lightning.fabric.utilities.seed",
     "lightning.fabric.utilities.distributed",
     "lightning.pytorch.accelerators.cuda",
+    "mlflow.store.db.utils",
 )
 # Why a run ends before its goal.
 _KEPT = re.compile(r"stopped: (?!`max_)|[Tt]ime limit|fast_dev_run")
@@ -67,6 +69,8 @@ def configure_output(*, quiet: bool = False, progress: bool = True) -> None:
     for name in SILENT:
         logging.getLogger(name).setLevel(logging.ERROR)
     _FILTER.quiet = quiet
+    if quiet:
+        os.environ.setdefault("WANDB_SILENT", "true")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_FILTER)
     shown = progress and not quiet and sys.stderr.isatty()
     (enable_progress_bar if shown else disable_progress_bar)()

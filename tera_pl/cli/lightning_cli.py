@@ -19,7 +19,7 @@ from tera_pl.callbacks import BestCheckpoint, LossTrend, ProgressLine, Terminal
 from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
 from tera_pl.checkpointing.checkpoint_paths import KEYWORDS, find_checkpoint
 from tera_pl.checkpointing.resume import keep_metrics, number_together, place_loggers, run_of
-from tera_pl.checkpointing.run_directory import place_run
+from tera_pl.checkpointing.run_directory import LOCAL, place_run
 from tera_pl.cli.help_texts import set_titles
 from tera_pl.cli.left_out import Added, left_out, run_name
 from tera_pl.cli.standard_callbacks import add_standard_callbacks
@@ -199,9 +199,20 @@ class TeraCLI(LightningCLI):
         return run or place_run(trainer["logger"], trainer["default_root_dir"])
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Remove the temporary folder of a development run afterwards."""
+        """Run it, and remove the temporary folder of a development run afterwards."""
+        self._start_services()
         with self._dev_folder or nullcontext():
             super()._run_subcommand(subcommand)
+
+    def _start_services(self) -> None:
+        """Refuse a logger whose service does not take the run, as without a login.
+
+        Lightning would start them a little later, in the middle of its own code.
+        """
+        for logger in self.trainer.loggers:
+            if not isinstance(logger, LOCAL):
+                with user_errors(f"trainer.logger ({type(logger).__name__})"):
+                    getattr(logger, "experiment", None)
 
     def _check_monitors(self, trainer: Trainer) -> None:
         """Refuse a monitored name that the task never logs, before hours of training."""

@@ -207,3 +207,14 @@ def test_a_block_of_the_page_replaces_the_logger(
         assert cli.trainer.log_dir == "runs/mine/version_0"
     if not names:
         assert cli.trainer.default_root_dir == "runs/unlogged/version_0"
+
+
+def test_a_service_that_refuses_the_run_is_one_line(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "online")
+    online = {"class_path": WANDB["class_path"], "init_args": {"save_dir": "runs"}}
+    assert main(["fit", "--config", write(tmp_path / "one.yaml", config, online)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert re.match(r"error: trainer\.logger \(WandbLogger\): UsageError: No API key", line)
