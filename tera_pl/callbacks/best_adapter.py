@@ -32,11 +32,13 @@ class BestAdapter(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Load the best weights and save them."""
+        pl_module.checkpoint_step = trainer.global_step
         checkpoint = trainer.checkpoint_callback
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
             path = checkpoint.best_model_path
             best = trainer.strategy.checkpoint_io.load_checkpoint(path, weights_only=True)
             load_trained(pl_module, best["state_dict"])
+            pl_module.checkpoint_step = best["global_step"]
         folder = run_directory(trainer) / _name(pl_module)
         # Every process has the full adapter; a sharded model must be gathered.
         weights = {} if pl_module.adapter else {"state_dict": gather(pl_module.model)}

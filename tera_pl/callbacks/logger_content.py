@@ -94,7 +94,7 @@ def log_settings(
 
     Args:
         loggers: The loggers of a run.
-        settings: Settings by dotted name; TensorBoard shows them in this order.
+        settings: Settings by name.
         scores: Names of the scalars that TensorBoard shows beside them.
     """
     for logger in loggers:

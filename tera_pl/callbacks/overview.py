@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ class RunOverview(Callback):
     """Write the settings and charts by which loggers compare runs.
 
     Every logger gets the settings of the run: in TensorBoard a row in the HPARAMS table, whose
-    scores are the run's scalars. TensorBoard also gets a page of custom scalars with loss, scores
+    scores are the run's scalars. TensorBoard also gets a page of custom scalars with loss, score
     and ranks. For TeRA, TensorBoard and W&B get histograms `vectors/<module>/<number>` of each
     scaling vector over all layers, after every validation.
     """
@@ -39,9 +40,11 @@ class RunOverview(Callback):
         monitor = getattr(trainer.checkpoint_callback, "monitor", None) or "val/loss"
         values = {key: _plain(value) for key, value in _settings(pl_module).items()}
         log_settings(trainer.loggers, values, _score_names(pl_module, monitor))
+        names = adapted_layers(pl_module.model)
+        modules = sorted({name.rpartition(".")[2] for name in names})
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_custom_scalars(_layout(monitor))
+                logger.experiment.add_custom_scalars(_layout(monitor, modules))
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the histograms."""
@@ -54,7 +57,7 @@ class RunOverview(Callback):
 def _settings(task: Task) -> dict[str, Any]:
     """Settings by dotted name, without the hashes that identify weights.
 
-    First come those by which runs differ most often: TensorBoard shows a table with many columns.
+    TensorBoard sorts them by name, capital letters first, and shows five.
     """
     settings = flatten(
         {
@@ -65,13 +68,13 @@ def _settings(task: Task) -> dict[str, Any]:
         }
     )
     first = {
-        "method": "full" if task.adapter is None else type(task.adapter).__name__,
-        "optimizer.lr": settings.pop("optimizer.lr", None),
-        "training.seed": settings.pop("training.seed", None),
-        "backbone": task.backbone.path,
+        "Backbone": task.backbone.path,
+        "Learning rate": settings.get("optimizer.lr"),
+        "Method": "full" if task.adapter is None else type(task.adapter).__name__,
+        "Seed": settings.get("training.seed"),
     }
-    settings = first | settings
-    return {name: value for name, value in settings.items() if not name.endswith("sha256")}
+    settings = first | {k: v for k, v in settings.items() if not k.endswith("sha256")}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _plain(value: Any) -> Plain:
@@ -84,16 +87,24 @@ def _score_names(task: Task, monitor: str) -> list[str]:
     return list(dict.fromkeys([*names, *(f"resources/{name}" for name in RESOURCES)]))
 
 
-def _layout(monitor: str) -> dict[str, dict[str, list[Any]]]:
-    """Charts by category; a chart shows all tags that match its patterns."""
-    charts: dict[str, list[Any]] = {
-        "loss": ["Multiline", ["^train/loss$", "^val/loss$"]],
-        "mean rank of the weight updates": ["Multiline", [r"^ranks/[^/]+/rank$"]],
-        "mean stable rank of the weight updates": ["Multiline", [r"^ranks/[^/]+/stable_rank$"]],
-    }
+def _layout(monitor: str, modules: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """Charts by category; a chart shows all tags that match its patterns.
+
+    The lines of a run have one color, so every module has its own charts.
+    """
+    charts: dict[str, list[Any]] = {"loss": ["Multiline", ["^train/loss$", "^val/loss$"]]}
     if monitor != "val/loss":
         charts["validation score"] = ["Multiline", [f"^{re.escape(monitor)}$"]]
-    return {"Overview": charts}
+    ranks = {
+        f"{kind.replace('_', ' ')} of {module}": [
+            "Multiline",
+            [f"^ranks/{re.escape(module)}/{kind}$"],
+        ]
+        for module in modules
+        for kind in ("rank", "stable_rank")
+    }
+    pages = {"Overview": charts}
+    return pages | {"Weight updates, mean over layers": ranks} if ranks else pages
 
 
 def _vectors(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """Write generated answers."""
 
 import json
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +109,39 @@ class PredictionWriter(Callback):
     def _show(self, trainer: Trainer, tag: str, step: int) -> None:
         if not self._sample:
             return
-        text = "\n\n---\n\n".join(_format(prediction) for prediction in self._sample)
+        text = "\n\n---\n\n".join(_format_all(self._sample))
         rows = [{key: str(row.get(key)) for key in COLUMNS} for row in self._sample]
         log_table(trainer.loggers, tag, rows, text, step)
 
 
-def _format(prediction: Prediction) -> str:
-    """Format a prediction as Markdown; the indented block shows markup as text."""
+def _format_all(sample: Sequence[Prediction]) -> Iterator[str]:
+    """Format predictions as Markdown; lines that all prompts share, as of a template, come once."""
+    prompts = [prediction["prompt"].splitlines() for prediction in sample]
+    start = end = 0
+    if len({prediction["prompt"] for prediction in sample}) > 1:
+        start = _count_shared(prompts)
+        end = _count_shared([lines[start:][::-1] for lines in prompts])
+    first = prompts[0]
+    for words, lines in (("starts", first[:start]), ("ends", first[len(first) - end :])):
+        if any(lines):
+            text = "\n".join(lines).strip("\n")
+            yield f"Every prompt {words} with\n\n{code_block(text)}"
+    for prediction, lines in zip(sample, prompts, strict=True):
+        prompt = "\n".join(lines[start : len(lines) - end]).strip("\n")
+        yield _format(prediction, prompt)
+
+
+def _count_shared(texts: Sequence[Sequence[str]]) -> int:
+    """Count the lines with which all texts start."""
+    groups = zip(*texts, strict=False)
+    return sum(1 for _ in takewhile(lambda lines: len(set(lines)) == 1, groups))
+
+
+def _format(prediction: Prediction, prompt: str) -> str:
+    """Format a prediction; the indented block shows markup as text."""
     mark = {True: "right", False: "wrong", None: "not judged"}[prediction.get("correct")]
     return (
         f"**{markdown(prediction['task'])}** {markdown(prediction['id'])}: {mark}\n\n"
-        f"{code_block(prediction['prompt'])}\n\n"
+        f"{code_block(prompt)}\n\n"
         f"answer: {code(prediction['output'])}, expected: {code(prediction['reference'])}"
     )

@@ -31,7 +31,7 @@ class Task(Protocol):
     record_losses: list[RecordLoss]
     # Names of the settings in which a loaded checkpoint differs.
     changed: list[str]
-    # Step at which a loaded checkpoint was saved.
+    # Step at which the loaded checkpoint was saved; `BestAdapter` loads one at the end of `fit`.
     checkpoint_step: int
 
 

@@ -146,14 +146,15 @@ class Run:
 
     @cached_property
     def ranks(self) -> list[dict[str, str]]:
-        """Rows of `ranks.csv` with a rank at the last logged step; empty without a file."""
+        """Rows of `ranks.csv` with a rank, of the best checkpoint; empty without a file."""
         path = self.path / "ranks.csv"
         if not path.exists():
             return []
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         try:
-            last = max((int(row["step"]) for row in rows), default=0)
+            # Rows of earlier validations come before.
+            last = int(rows[-1]["step"]) if rows else 0
             return [row for row in rows if int(row["step"]) == last and row["rank"]]
         except (KeyError, ValueError, TypeError) as error:
             raise damaged(path, f"no step of a row ({error})") from None

@@ -105,6 +105,9 @@ def test_tensorboard_shows_runs_beside_each_other(finished):
     events.Reload()
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     settings = metadata.parse_session_start_info_plugin_data(content).hparams
+    # TensorBoard sorts them like this, and shows five.
+    assert sorted(settings)[:4] == ["Backbone", "Learning rate", "Method", "Seed"]
+    assert settings["Method"].string_value == "TeraConfig"
     assert settings["optimizer.lr"].number_value == 0.1
     assert settings["adapter.peft_type"].string_value == "TERA"
     content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
@@ -116,8 +119,9 @@ def test_tensorboard_shows_runs_beside_each_other(finished):
     layout = Layout.FromString(
         events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     )
-    (category,) = layout.category
-    for chart in category.chart:
+    charts = [chart for category in layout.category for chart in category.chart]
+    assert len(charts) == 2 + 2 * 2  # loss and score; two kinds of ranks of two modules
+    for chart in charts:
         assert any(
             re.search(pattern, tag)
             for pattern in chart.multiline.tag
@@ -133,11 +137,17 @@ def test_tensorboard_shows_runs_beside_each_other(finished):
 def test_ranks_have_a_row_per_layer(finished):
     with (finished / "ranks.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["layer"], row["module"]) for row in rows] == [
-        (f"model.layers.{layer}.self_attn", module)
-        for layer in range(2)
-        for module in ("q_proj", "v_proj")
-    ]
+    layers = [(row["layer"], row["module"]) for row in rows]
+    assert {row["step"] for row in rows} == {"4", "8"}
+    assert (
+        layers[:4]
+        == layers[4:]
+        == [
+            (f"model.layers.{layer}.self_attn", module)
+            for layer in range(2)
+            for module in ("q_proj", "v_proj")
+        ]
+    )
     assert {"rank", "tolerance", "stable_rank", "entropy_rank"} <= rows[0].keys()
     assert 0 < int(rows[0]["rank"]) <= 24
 

@@ -190,7 +190,7 @@ def test_a_model_card_of_hostile_settings_is_text(tmp_path):
 
 def test_predictions_are_text():
     prediction = {"task": EVIL, "id": EVIL, "prompt": EVIL, "output": EVIL, "reference": [EVIL]}
-    tokens = PARSER.parse(_format(prediction | {"correct": None}))
+    tokens = PARSER.parse(_format(prediction | {"correct": None}, EVIL))
     assert [t.type for t in tokens if t.nesting == 0] == ["inline", "code_block", "inline"]
     inline = [child for token in tokens for child in token.children or []]
     assert {t.type for t in inline} == {
