@@ -173,8 +173,8 @@ def test_a_missing_figure_has_its_reason(tmp_path):
 def test_no_two_methods_look_the_same():
     methods = ["TeRA", "TeRA_iden", "DoRA", "full fine-tuning", *NAMES.values()]
     looks = {tuple(method_style(method).items()) for method in methods}
-    assert len(looks) == len(set(methods)) == 14
-    assert len({look[1] for look in looks}) == 14
+    assert len(looks) == len(set(methods)) == 15
+    assert len({look[1] for look in looks}) == 15
 
 
 def test_files_are_the_same_bytes_for_the_same_figure(folder, tmp_path):
