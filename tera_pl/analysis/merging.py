@@ -66,8 +66,8 @@ def check_mergeable(model: PeftModel) -> None:
         base = layer.get_base_layer()
         if not is_floating(layer):
             raise UserError(
-                f"{name} is quantized ({base.weight.dtype}): a sum in its dtype would lose "
-                "the weight update; export with --dequantize"
+                f"--merge: {name} is quantized ({base.weight.dtype}), and a sum in its dtype would "
+                "lose the weight update: add --dequantize to merge into dequantized weights"
             )
         # Trainable tokens are replaced in both layers alike.
         own = base.parameters(recurse=False)

@@ -47,7 +47,10 @@ class BestAdapter(Callback):
                 pl_module.model.save_pretrained(part, **weights)
                 pl_module.tokenizer.save_pretrained(part)
                 if pl_module.adapter:
-                    write_adapter_card(part, pl_module.adapter, pl_module.backbone.path)
+                    backbone = pl_module.backbone
+                    write_adapter_card(
+                        part, pl_module.adapter, backbone.path, backbone.quantization
+                    )
 
 
 def _name(task: Task) -> str:

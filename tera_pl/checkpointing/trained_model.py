@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from transformers import PreTrainedModel
 
 from tera_pl.adapters.supported import NeedsWeightsError
 from tera_pl.checkpointing.compatibility import (
@@ -28,7 +29,7 @@ from tera_pl.models.backbone import (
     load_tokenizer,
 )
 from tera_pl.models.hub import check_available, find_commit
-from tera_pl.models.quantization import read_settings
+from tera_pl.models.quantization import dequantize, read_settings
 
 # Prefix of the names of the model's parameters in a checkpoint.
 PREFIX = "model."
@@ -43,12 +44,14 @@ class TrainedModel:
         adapter: Settings of its adapter, or None.
         tokenizer: The tokenizer of the base model.
         spec: What identifies adapter, base model and tokenizer.
+        backbone: How the base model was loaded.
     """
 
     model: Any
     adapter: PeftConfig | None
     tokenizer: Any
     spec: ModelSpec
+    backbone: Backbone
 
 
 def load_trained_model(
@@ -56,6 +59,8 @@ def load_trained_model(
     path: str | None = None,
     trust_remote_code: bool = False,
     check: Callable[[PeftModel], None] | None = None,
+    *,
+    check_dequantized: bool = False,
 ) -> TrainedModel:
     """Build base model and adapter from the description in a checkpoint, and load its tensors.
 
@@ -67,6 +72,7 @@ def load_trained_model(
         path: Folder or Hub id of the base model; by default the one in the checkpoint.
         trust_remote_code: Whether code that comes with the base model may run.
         check: Called with the adapted model on the meta device, before any weight is loaded.
+        check_dequantized: Whether a quantized base is dequantized for `check`.
 
     Returns:
         The model.
@@ -84,25 +90,52 @@ def load_trained_model(
     check_available(backbone.path, backbone.revision, backbone.described_by)
     tokenizer = load_tokenizer(backbone)
     if adapter is not None:
-        meta = _try_adapter(backbone, adapter)
+        meta = _try_adapter(backbone, adapter, quantized=not check_dequantized)
         if check is not None and meta is not None:
             check(meta)
     model: Any = load_model(backbone)
     if adapter is not None:
-        # Frozen tensors that PEFT draws, and no checkpoint holds, are drawn as in the run.
-        training = found.get("training")
-        seed = training.get("seed") if isinstance(training, Mapping) else None
-        torch.manual_seed(seed if isinstance(seed, int) else 0)
-        model = add_adapter(
-            model, adapter, find_commit(backbone.path, backbone.revision, backbone.described_by)
-        )
+        model = _adapt(model, adapter, backbone, found)
     spec = describe_model(model, adapter, backbone, tokenizer)
     _check_same(found, spec, backbone)
     parameters = {PREFIX + name: p for name, p in model.named_parameters() if p.requires_grad}
     check_tensors(checkpoint.get("state_dict"), parameters)
     state = checkpoint["state_dict"].items()
     load_trained(model, {name.removeprefix(PREFIX): value for name, value in state})
-    return TrainedModel(model.eval(), adapter, tokenizer, spec)
+    return TrainedModel(model.eval(), adapter, tokenizer, spec, backbone)
+
+
+def dequantize_base(trained: TrainedModel, checkpoint: Mapping[str, Any]) -> None:
+    """Replace the quantized base of a trained model by its weights in floating point.
+
+    The base is loaded again, without the adapter, which some methods of PEFT tie to its layers.
+
+    Args:
+        trained: Result of `load_trained_model`; its `model` is replaced.
+        checkpoint: The checkpoint that it is from.
+
+    Raises:
+        UserError: If this kind of quantization has no inverse.
+    """
+    assert trained.adapter is not None
+    backbone = trained.backbone
+    trained.model = torch.nn.Identity()  # not two models in memory at once
+    base = dequantize(load_model(backbone), DTYPES[backbone.dtype])
+    model = _adapt(base, trained.adapter, backbone, checkpoint["tera_pl"])
+    state = checkpoint["state_dict"].items()
+    load_trained(model, {name.removeprefix(PREFIX): value for name, value in state})
+    trained.model = model.eval()
+
+
+def _adapt(
+    model: PreTrainedModel, adapter: PeftConfig, backbone: Backbone, found: Mapping[str, Any]
+) -> PeftModel:
+    """Add an adapter as in the run: frozen tensors that PEFT draws are in no checkpoint."""
+    training = found.get("training")
+    seed = training.get("seed") if isinstance(training, Mapping) else None
+    torch.manual_seed(seed if isinstance(seed, int) else 0)
+    commit = find_commit(backbone.path, backbone.revision, backbone.described_by)
+    return add_adapter(model, adapter, commit)
 
 
 def _read_backbone(found: Any, path: str | None, trust_remote_code: bool) -> Backbone:
@@ -156,10 +189,10 @@ def _read_adapter(settings: Any) -> PeftConfig | None:
     return config
 
 
-def _try_adapter(backbone: Backbone, adapter: PeftConfig) -> PeftModel | None:
+def _try_adapter(backbone: Backbone, adapter: PeftConfig, *, quantized: bool) -> PeftModel | None:
     """Inject an adapter on the meta device, before weights load; None if the method needs them."""
     try:
-        return add_adapter(load_meta_model(backbone), adapter)
+        return add_adapter(load_meta_model(backbone, quantized=quantized), adapter)
     except NeedsWeightsError:
         return None
     except (TypeError, ValueError, AttributeError, KeyError) as error:

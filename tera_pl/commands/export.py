@@ -23,6 +23,8 @@ def main(args: Sequence[str]) -> int:
         0.
     """
     options = vars(_parser().parse_args(args))
+    if options["dequantize"] and not options["merge"]:
+        raise UserError("--dequantize is an option of --merge: add that, or remove it")
     options["lora"] = _lora_settings(options)
     report = export_checkpoint(**options)
     lines = [f"exported to {options['output']}", *_summary(report)]
@@ -126,10 +128,19 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
         f"{report['largest_allowed_logit_error']:.2g}"
     )
     weights = f"{report['largest_weight_error']:.2g} of weights"
+    dequantized = []
+    if "largest_dequantization_error" in report:
+        largest = report["largest_dequantization_error"]
+        relative = report["relative_dequantization_error"]
+        dequantized = [
+            f"dequantized    {largest:.2g} of logits from those of the quantized model,",
+            f"               {relative:.2g} of their norm",
+        ]
     return [
         f"merged         {report['merged_layers']} layers",
         f"largest error  {logits}",
         f"               {weights}, {report['largest_layer_error']:.2g} of layers",
+        *dequantized,
     ]
 
 

@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tera_pl.adapters.quantized import quantized_layers
 from tera_pl.analysis.low_rank import check_convertible
 from tera_pl.analysis.merging import check_mergeable
 from tera_pl.checkpointing.atomic_writes import atomic_folder, check_target, write_atomically
 from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
-from tera_pl.checkpointing.trained_model import load_trained_model
+from tera_pl.checkpointing.trained_model import dequantize_base, load_trained_model
 from tera_pl.errors import UserError
 from tera_pl.export.lora import LoraSettings, convert
-from tera_pl.export.merged_model import comparison_prompts, dequantize_base, write_merged
+from tera_pl.export.merged_model import comparison_prompts, logits_of, write_merged
 from tera_pl.export.model_card import write_card
 from tera_pl.export.validation_loss import ValidationLoss
 from tera_pl.reporting.result_files import read_results
@@ -39,7 +40,8 @@ def export_checkpoint(  # noqa: PLR0913 - each is an option of the command
         backbone: Path of the base model, if it has moved since.
         trust_remote_code: Whether to run code that comes with the base model.
         merge: Whether to write a merged model instead of an adapter.
-        dequantize: Whether to dequantize a quantized base before merging.
+        dequantize: Whether to dequantize a quantized base before merging; the report then has the
+            difference of the logits to those of the quantized model.
         max_shard_size: Size of the largest file of weights, for example `5GB`.
         overwrite: Whether to replace an earlier export at `output`.
         lora: How to convert the adapter to LoRA; None to keep its method.
@@ -61,17 +63,21 @@ def export_checkpoint(  # noqa: PLR0913 - each is an option of the command
     check = check_mergeable if merge else check_convertible if lora else None
     validation = ValidationLoss(lora.config, backbone) if lora and lora.config else None
     # An adapter that cannot be merged or converted is refused before any weight is loaded.
-    trained = load_trained_model(checkpoint, backbone, trust_remote_code, check=check)
-    del checkpoint
+    trained = load_trained_model(
+        checkpoint, backbone, trust_remote_code, check, check_dequantized=dequantize
+    )
     if lora is not None and trained.adapter is None:
         raise UserError("--as lora: the run trained every weight and has no adapter to convert")
     results = read_results(run / "results.json")
     report = {} if lora is None else convert(trained, lora, validation)
     with atomic_folder(output, KIND, replace=overwrite) as folder:
         if merge and trained.adapter is not None:
-            dequantize_base(trained.model, allowed=dequantize)
-            prompts = comparison_prompts(trained.tokenizer, run)
-            report = write_merged(trained, folder, prompts, max_shard_size)
+            prompts, logits = comparison_prompts(trained.tokenizer, run), None
+            if dequantize and quantized_layers(trained.model):
+                logits = [logits_of(trained.model, ids) for ids in prompts]
+                dequantize_base(trained, checkpoint)
+            check_mergeable(trained.model)
+            report = write_merged(trained, folder, prompts, max_shard_size, logits)
         else:
             trained.model.save_pretrained(folder, max_shard_size=max_shard_size)
         trained.tokenizer.save_pretrained(folder)

@@ -21,27 +21,6 @@ TEXT = "A researcher merged an adapter into a model and asked both the same ques
 NUM_PROMPTS = 4
 
 
-def dequantize_base(model: Any, *, allowed: bool) -> None:
-    """Convert a quantized base to floating point; any other is left as it is.
-
-    Args:
-        model: The adapted model; changed in place.
-        allowed: Whether the user asked for it.
-
-    Raises:
-        UserError: If the base is quantized and the user did not.
-    """
-    base = model.get_base_model()
-    if getattr(base, "hf_quantizer", None) is None:
-        return
-    if not allowed:
-        raise UserError(
-            "--merge: the base is quantized, and sums in its type would lose the update: "
-            "add --dequantize to write a model in floating point"
-        )
-    base.dequantize()
-
-
 def comparison_prompts(tokenizer: Any, run: Path) -> list[Tensor]:
     """Encode the prompts on which the adapted and the merged model are compared.
 
@@ -68,7 +47,11 @@ def comparison_prompts(tokenizer: Any, run: Path) -> list[Tensor]:
 
 
 def write_merged(
-    trained: TrainedModel, folder: Path, prompts: list[Tensor], max_shard_size: str
+    trained: TrainedModel,
+    folder: Path,
+    prompts: list[Tensor],
+    max_shard_size: str,
+    quantized: list[Tensor] | None = None,
 ) -> dict[str, Any]:
     """Merge in place, write the model, and compare it with the adapted one.
 
@@ -80,17 +63,20 @@ def write_merged(
         folder: An empty folder.
         prompts: Token ids to compare the models on, each (1, tokens).
         max_shard_size: Size of the largest file of weights.
+        quantized: Logits of the adapted model before its base was dequantized, or None.
 
     Returns:
-        The largest errors of weights, layers and logits, and parameter counts before merging.
+        The largest errors of weights, layers and logits, and parameter counts before merging; with
+        `quantized` also the largest difference to these logits, and the Frobenius norm of the
+        difference as a share of theirs.
 
     Raises:
         RunStoppedError: If the logits differ by more.
     """
     model = trained.model
-    before = [_logits(model, ids) for ids in prompts]
+    before = [logits_of(model, ids) for ids in prompts]
     with widened(model):
-        exact = [_logits(model, ids) for ids in prompts]
+        exact = [logits_of(model, ids) for ids in prompts]
     allowed = largest_allowed_error(before, exact, model.get_base_model().dtype)
     counts = asdict(count(model))
     merged, rounding = merge(model)
@@ -99,7 +85,8 @@ def write_merged(
     del model, merged
     gc.collect()
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
-    error = largest_difference([_logits(plain, ids) for ids in prompts], exact)
+    found = [logits_of(plain, ids) for ids in prompts]
+    error = largest_difference(found, exact)
     # Not `error > allowed`, which is false for NaN.
     if not error <= allowed:
         raise RunStoppedError(
@@ -107,7 +94,7 @@ def write_merged(
             f"{_largest(exact):.3g} at most, and rounding to {plain.dtype} explains no more than "
             f"{allowed:.3g}: nothing was written"
         )
-    return {
+    report = {
         "merged_layers": rounding.layers,
         "largest_weight_error": rounding.largest,
         "largest_weight_error_in_half_steps": rounding.largest_share,
@@ -118,11 +105,34 @@ def write_merged(
         "compared_tokens": sum(ids.numel() for ids in prompts),
         "counts_before_merging": counts,
     }
+    if quantized is not None:
+        report |= {
+            "largest_dequantization_error": largest_difference(found, quantized),
+            "relative_dequantization_error": _relative_difference(found, quantized),
+        }
+    return report
 
 
 @torch.no_grad()
-def _logits(model: Any, ids: Tensor) -> Tensor:
+def logits_of(model: Any, ids: Tensor) -> Tensor:
+    """Compute the logits of a model.
+
+    Args:
+        model: A causal language model, adapted or not.
+        ids: Token ids, (1, tokens).
+
+    Returns:
+        Tensor of shape (1, tokens, vocabulary).
+    """
     return model(input_ids=ids, use_cache=False).logits
+
+
+def _relative_difference(found: list[Tensor], expected: list[Tensor]) -> float:
+    """Frobenius norm of the difference, as a share of that of the expected values."""
+    pairs = zip(found, expected, strict=True)
+    difference = torch.stack([(a.double() - b.double()).square().sum() for a, b in pairs]).sum()
+    total = torch.stack([values.double().square().sum() for values in expected]).sum()
+    return (difference / total).sqrt().item()
 
 
 def _largest(batches: list[Tensor]) -> float:

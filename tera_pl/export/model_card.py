@@ -36,11 +36,14 @@ def write_card(
     backbone = trained.spec.backbone
     library, usage = "transformers", USE_MODEL
     if trained.adapter is not None and not is_merged:
-        library, usage = "peft", how_to_load(LoraConfig() if is_lora else trained.adapter)
+        library = "peft"
+        adapter = LoraConfig() if is_lora else trained.adapter
+        usage = how_to_load(adapter, trained.backbone.quantization)
     identity = {
         "base revision": backbone["commit"] or backbone["revision"] or "a local folder",
         "base config SHA-256": backbone["config_sha256"],
         "base weights SHA-256": backbone["frozen_weights_sha256"],
+        "base quantization": json.dumps(backbone["quantization"]),
         "tokenizer SHA-256": trained.spec.tokenizer["sha256"],
         "run": str(run),
     }

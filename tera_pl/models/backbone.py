@@ -235,11 +235,12 @@ def _check_loaded(report: Mapping[str, Any], backbone: Backbone) -> None:
         )
 
 
-def load_meta_model(backbone: Backbone) -> PreTrainedModel:
+def load_meta_model(backbone: Backbone, *, quantized: bool = True) -> PreTrainedModel:
     """Build the architecture of a backbone on the meta device: shapes, no memory.
 
     Args:
         backbone: Which model.
+        quantized: False gives a quantized model as it is after dequantization.
 
     Returns:
         The model with all parameters on the meta device.
@@ -254,7 +255,7 @@ def load_meta_model(backbone: Backbone) -> PreTrainedModel:
                 config, trust_remote_code=backbone.trust_remote_code, dtype=DTYPES[backbone.dtype]
             )
         quantization = backbone.quantization or getattr(config, "quantization_config", None)
-        if quantization is not None and backbone.gguf_file is None:
+        if quantized and quantization is not None and backbone.gguf_file is None:
             quantize_shapes(model, quantization, DTYPES[backbone.dtype])
     except Exception as error:  # the code of a model raises anything for invalid values
         raise UserError(

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AutoHfQuantizer, AutoQuantizationConfig
+from transformers.utils import logging
 from transformers.utils.quantization_config import BitsAndBytesConfig, QuantizationConfigMixin
 
 from tera_pl.adapters.quantized import quantized_layers
@@ -188,6 +190,41 @@ def _nest(state: Any) -> None:
     state.offset = torch.zeros((), device="cpu")  # saving reads its value
     state.absmax = torch.empty(blocks, dtype=torch.uint8, device=device)
     state.nested = True
+
+
+def dequantize(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Replace the quantized layers of a model by floating-point ones with the same weights.
+
+    Args:
+        model: The quantized model without an adapter; changed in place.
+        dtype: Type of the weights.
+
+    Returns:
+        The model, which can be saved as any other.
+
+    Raises:
+        UserError: If transformers cannot dequantize this kind of quantization.
+    """
+    transposed = [
+        name
+        for name, layer in quantized_layers(model).items()
+        if getattr(layer, "source_cls", None) is Conv1D
+    ]
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it reports the dtype that is given here
+    try:
+        model.dequantize(dtype)
+    except NotImplementedError as error:
+        raise UserError(f"--dequantize: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    for name in transposed:  # transformers leaves a Linear where the model had a Conv1D
+        linear: Any = model.get_submodule(name)
+        layer = Conv1D(*linear.weight.shape)
+        layer.weight = nn.Parameter(linear.weight.T.contiguous())
+        layer.bias = linear.bias
+        model.set_submodule(name, layer)
+    return model
 
 
 def _digest_source(folder: Path, dtype: torch.dtype) -> str:

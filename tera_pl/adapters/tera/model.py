@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from tera_pl.adapters.config import missing_hash
 from tera_pl.adapters.layer import AdapterLayer
 from tera_pl.adapters.model import AdapterModel
-from tera_pl.adapters.quantized import is_quantized
 from tera_pl.adapters.tera.config import DEFAULT_OUT_MODES, TeraConfig
 from tera_pl.adapters.tera.layer import FrozenNetwork, TeraLayer
 from tera_pl.errors import UserError
@@ -101,9 +100,10 @@ class TeraModel(AdapterModel):
             out_modes, in_modes, ranks, config.seed, config.core_init, config.factor_init
         )
         device, dtype = layer._get_base_layer_device_and_dtype(layer.get_base_layer())
-        # 4-bit values may be stored as floating point.
-        if dtype not in COMPUTE_DTYPES or layer.quantization_backend is not None:
-            dtype = self._compute_dtype()
+        # 8 bits. Of 4 bits this is the type of the products, to which PEFT casts these tensors too.
+        if dtype not in COMPUTE_DTYPES:
+            found = (parameter.dtype for parameter in self.model.parameters())
+            dtype = next((dtype for dtype in found if dtype in COMPUTE_DTYPES), torch.float32)
         shared = {(t.key, t.value.device, t.value.dtype): t for t in _frozen_tensors(self.model)}
 
         def get(key: FrozenKey) -> FrozenTensor:
@@ -123,14 +123,6 @@ class TeraModel(AdapterModel):
         except UserError:
             self._unsplit[key] = size
             return (size,)
-
-    def _compute_dtype(self) -> torch.dtype:
-        """The type in which a quantized model computes: that of its other weights."""
-        for module in self.model.modules():
-            for parameter in () if is_quantized(module) else module.parameters(recurse=False):
-                if parameter.dtype in COMPUTE_DTYPES:
-                    return parameter.dtype
-        return torch.float32
 
     @classmethod
     def _get_adapter_state_dict(
