@@ -59,7 +59,6 @@ def load_trained_model(
     path: str | None = None,
     trust_remote_code: bool = False,
     check: Callable[[PeftModel], None] | None = None,
-    *,
     check_dequantized: bool = False,
 ) -> TrainedModel:
     """Build base model and adapter from the description in a checkpoint, and load its tensors.

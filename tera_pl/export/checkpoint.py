@@ -1,18 +1,25 @@
 """Export the checkpoint of a run as a folder for other programs."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from tera_pl.adapters.quantized import quantized_layers
 from tera_pl.analysis.low_rank import check_convertible
 from tera_pl.analysis.merging import check_mergeable
 from tera_pl.checkpointing.atomic_writes import atomic_folder, check_target, write_atomically
 from tera_pl.checkpointing.checkpoint_io import AtomicCheckpointIO
-from tera_pl.checkpointing.trained_model import dequantize_base, load_trained_model
+from tera_pl.checkpointing.trained_model import (
+    TrainedModel,
+    dequantize_base,
+    load_trained_model,
+)
 from tera_pl.errors import UserError
 from tera_pl.export.lora import LoraSettings, convert
-from tera_pl.export.merged_model import comparison_prompts, logits_of, write_merged
+from tera_pl.export.merged_model import comparison_prompts, compute_logits, write_merged
 from tera_pl.export.model_card import write_card
 from tera_pl.export.validation_loss import ValidationLoss
 from tera_pl.reporting.result_files import read_results
@@ -40,8 +47,7 @@ def export_checkpoint(  # noqa: PLR0913 - each is an option of the command
         backbone: Path of the base model, if it has moved since.
         trust_remote_code: Whether to run code that comes with the base model.
         merge: Whether to write a merged model instead of an adapter.
-        dequantize: Whether to dequantize a quantized base before merging; the report then has the
-            difference of the logits to those of the quantized model.
+        dequantize: Whether to dequantize a quantized base before merging.
         max_shard_size: Size of the largest file of weights, for example `5GB`.
         overwrite: Whether to replace an earlier export at `output`.
         lora: How to convert the adapter to LoRA; None to keep its method.
@@ -63,20 +69,15 @@ def export_checkpoint(  # noqa: PLR0913 - each is an option of the command
     check = check_mergeable if merge else check_convertible if lora else None
     validation = ValidationLoss(lora.config, backbone) if lora and lora.config else None
     # An adapter that cannot be merged or converted is refused before any weight is loaded.
-    trained = load_trained_model(
-        checkpoint, backbone, trust_remote_code, check, check_dequantized=dequantize
-    )
+    trained = load_trained_model(checkpoint, backbone, trust_remote_code, check, dequantize)
     if lora is not None and trained.adapter is None:
         raise UserError("--as lora: the run trained every weight and has no adapter to convert")
     results = read_results(run / "results.json")
     report = {} if lora is None else convert(trained, lora, validation)
     with atomic_folder(output, KIND, replace=overwrite) as folder:
         if merge and trained.adapter is not None:
-            prompts, logits = comparison_prompts(trained.tokenizer, run), None
-            if dequantize and quantized_layers(trained.model):
-                logits = [logits_of(trained.model, ids) for ids in prompts]
-                dequantize_base(trained, checkpoint)
-            check_mergeable(trained.model)
+            prompts = comparison_prompts(trained.tokenizer, run)
+            logits = _dequantize(trained, checkpoint, prompts) if dequantize else None
             report = write_merged(trained, folder, prompts, max_shard_size, logits)
         else:
             trained.model.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -85,3 +86,14 @@ def export_checkpoint(  # noqa: PLR0913 - each is an option of the command
         if report:
             write_atomically(folder / "export_report.json", json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _dequantize(
+    trained: TrainedModel, checkpoint: Mapping[str, Any], prompts: list[Tensor]
+) -> list[Tensor] | None:
+    """Dequantize the base of a model; give the logits before, or None if it is not quantized."""
+    if not quantized_layers(trained.model):
+        return None
+    logits = compute_logits(trained.model, prompts)
+    dequantize_base(trained, checkpoint)
+    return logits

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tera_pl.analysis import count
-from tera_pl.analysis.merging import merge
+from tera_pl.analysis.merging import check_mergeable, merge
 from tera_pl.analysis.wider_dtype import largest_allowed_error, largest_difference, widened
 from tera_pl.checkpointing.trained_model import TrainedModel
 from tera_pl.errors import RunStoppedError, UserError
@@ -66,26 +66,26 @@ def write_merged(
         quantized: Logits of the adapted model before its base was dequantized, or None.
 
     Returns:
-        The largest errors of weights, layers and logits, and parameter counts before merging; with
-        `quantized` also the largest difference to these logits, and the Frobenius norm of the
-        difference as a share of theirs.
+        The largest errors of weights, layers and logits, parameter counts before merging, and the
+        difference to `quantized`: the largest, and its norm as a share of theirs.
 
     Raises:
+        UserError: If the adapter cannot be merged.
         RunStoppedError: If the logits differ by more.
     """
     model = trained.model
-    before = [logits_of(model, ids) for ids in prompts]
+    check_mergeable(model)
+    before = compute_logits(model, prompts)
     with widened(model):
-        exact = [logits_of(model, ids) for ids in prompts]
+        exact = compute_logits(model, prompts)
     allowed = largest_allowed_error(before, exact, model.get_base_model().dtype)
     counts = asdict(count(model))
     merged, rounding = merge(model)
     merged.save_pretrained(folder, max_shard_size=max_shard_size)
-    trained.model = torch.nn.Identity()
-    del model, merged
+    del model, merged, trained.model
     gc.collect()
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
-    found = [logits_of(plain, ids) for ids in prompts]
+    found = compute_logits(plain, prompts)
     error = largest_difference(found, exact)
     # Not `error > allowed`, which is false for NaN.
     if not error <= allowed:
@@ -105,34 +105,29 @@ def write_merged(
         "compared_tokens": sum(ids.numel() for ids in prompts),
         "counts_before_merging": counts,
     }
-    if quantized is not None:
-        report |= {
-            "largest_dequantization_error": largest_difference(found, quantized),
-            "relative_dequantization_error": _relative_difference(found, quantized),
-        }
-    return report
+    return report | ({} if quantized is None else _compare_dequantized(found, quantized))
 
 
 @torch.no_grad()
-def logits_of(model: Any, ids: Tensor) -> Tensor:
+def compute_logits(model: Any, prompts: list[Tensor]) -> list[Tensor]:
     """Compute the logits of a model.
 
     Args:
         model: A causal language model, adapted or not.
-        ids: Token ids, (1, tokens).
+        prompts: Token ids, each (1, tokens).
 
     Returns:
-        Tensor of shape (1, tokens, vocabulary).
+        Tensors of shape (1, tokens, vocabulary).
     """
-    return model(input_ids=ids, use_cache=False).logits
+    return [model(input_ids=ids, use_cache=False).logits for ids in prompts]
 
 
-def _relative_difference(found: list[Tensor], expected: list[Tensor]) -> float:
-    """Frobenius norm of the difference, as a share of that of the expected values."""
-    pairs = zip(found, expected, strict=True)
-    difference = torch.stack([(a.double() - b.double()).square().sum() for a, b in pairs]).sum()
-    total = torch.stack([values.double().square().sum() for values in expected]).sum()
-    return (difference / total).sqrt().item()
+def _compare_dequantized(found: list[Tensor], quantized: list[Tensor]) -> dict[str, float]:
+    logits, expected = (torch.cat([t.double().flatten() for t in ts]) for ts in (found, quantized))
+    return {
+        "largest_dequantization_error": largest_difference([logits], [expected]),
+        "relative_dequantization_error": ((logits - expected).norm() / expected.norm()).item(),
+    }
 
 
 def _largest(batches: list[Tensor]) -> float:
