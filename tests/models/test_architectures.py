@@ -8,6 +8,7 @@ from tera_pl.models.attention import PACKABLE, check_attention, choose_attention
 from tera_pl.models.backbone import Backbone, load_model
 from tera_pl.models.packed_attention import ATTENTION, pack
 from tests.models.architectures import CONFIGS, tiny_config, tiny_model
+from tests.models.model_table import COMMAND, PAGE, SWEPT, as_page, as_row, sweep
 
 LENGTHS = [7, 3, 11, 1]
 # The products of experts have no kernel for doubles.
@@ -80,3 +81,19 @@ def test_default_attention_is_loaded_with_a_line_where_it_is_not_packed(
     found = [str(warning.message) for warning in recwarn if "padded" in str(warning.message)]
     reason = f"batches are padded: packed attention is not known to be exact for {name}"
     assert found == [reason] * lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SWEPT)
+def test_from_fit_to_merged_model_as_the_page_says(name, tiny_backbone, tiny_commonsense, tmp_path):
+    row = as_row(name, sweep(name, tiny_backbone, tiny_commonsense, tmp_path))
+    assert row in PAGE.read_text(encoding="utf-8").splitlines()
+
+
+def test_page_is_the_one_that_is_written():
+    text = PAGE.read_text(encoding="utf-8")
+    rows = [
+        line for line in text.splitlines() if line.startswith("| `") and "model_type" not in line
+    ]
+    assert text == as_page(rows), f"run {COMMAND}"
+    assert [row.split("`")[1] for row in rows] == list(SWEPT)
