@@ -11,6 +11,7 @@ from datamodules.errors import UserError
 from datamodules.files import find_file
 from datamodules.llm_adapters import check_size, get_instruction, make_id
 from datamodules.records import Record, get_text, read_json
+from datamodules.sources import Source, as_source, describe_source, read_rows
 
 Task = Literal[
     "boolq",
@@ -65,6 +66,8 @@ class Commonsense170k(InstructionDataModule):
             sentences such as `the correct answer is answer2`; or `cloze`, in which each option
             continues the prompt, for `tera_pl.metrics.ChoiceLikelihood`. There is a cloze form of
             all sub-tasks but social_i_qa and hellaswag.
+        train: Training data in the format of the mixed file, from elsewhere: the id of a dataset on
+            the Hub, such as `zwhe99/commonsense_170k`, with its revision, a file or a saved folder.
         **settings: What every dataset has.
     """
 
@@ -74,6 +77,7 @@ class Commonsense170k(InstructionDataModule):
         path: str,
         tasks: list[Task] | None = None,
         form: Literal["labels", "cloze"] = "labels",
+        train: str | Source | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(tokenizer, **settings)
@@ -82,6 +86,7 @@ class Commonsense170k(InstructionDataModule):
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise UserError(f"data.tasks is {self.tasks}: expected sub-tasks, each once")
         self.form = form
+        self.train = as_source(train)
         if form == "cloze" and not set(self.tasks) <= PROMPTS.keys():
             raise UserError(
                 f"data.form is cloze: expected data.tasks among {', '.join(PROMPTS)}, the "
@@ -90,15 +95,16 @@ class Commonsense170k(InstructionDataModule):
 
     def train_records(self) -> list[Record]:
         """Read the mixed training file, or the training file of every sub-task."""
-        self._check_folder()
-        mixed = self.path / _MIXED
-        if mixed.exists():
+        if self.train is None:
+            self._check_folder()
+        mixed = self.train or Source(str(self.path / _MIXED))
+        if self.train is not None or Path(mixed.path).exists():
             if self.form == "cloze":
                 raise UserError(
-                    f"data.form is cloze, but {mixed} does not name the sub-tasks, whose forms "
-                    "differ: expected a folder with <task>/train*.json instead"
+                    f"data.form is cloze, but {mixed.path} does not name the sub-tasks, whose "
+                    "forms differ: expected a folder with <task>/train*.json instead"
                 )
-            records = self._read(mixed, None, MIXED_SIZE)
+            records = self._read_mixed(mixed)
             wanted = {_family(LABELS[task]) for task in self.tasks}
             return [record for record in records if record["task"] in wanted]
         return self._read_all(("train*.json", "train*.json.gz"), 0)
@@ -107,6 +113,11 @@ class Commonsense170k(InstructionDataModule):
         """Read the test file of every sub-task."""
         self._check_folder()
         return self._read_all(("test.json", "test.json.gz"), 1)
+
+    def _read_mixed(self, source: Source) -> list[Record]:
+        rows = list(read_rows(source, "train"))
+        check_size(source.path, len(rows), MIXED_SIZE)
+        return [self._record(row, place, None) for place, row in rows]
 
     def _check_folder(self) -> None:
         if not self.path.is_dir():
@@ -118,7 +129,7 @@ class Commonsense170k(InstructionDataModule):
             record for task, file in files for record in self._read(file, task, SIZES[task][split])
         ]
 
-    def _read(self, path: Path, task: str | None, published: int) -> list[Record]:
+    def _read(self, path: Path, task: str, published: int) -> list[Record]:
         items = read_json(path)
         check_size(path, len(items), published)
         return [
@@ -145,9 +156,9 @@ class Commonsense170k(InstructionDataModule):
         return record if self.form == "labels" else as_cloze(record, place)
 
     def describe_protocol(self) -> dict[str, Any]:
-        """Add the form of the records, where it is not the published one."""
+        """Add the form of the records and the source of training data, where they are others."""
         form = {} if self.form == "labels" else {"form": self.form}
-        return super().describe_protocol() | form
+        return super().describe_protocol() | form | describe_source(self.train)
 
 
 def _labels(instruction: str, place: str) -> list[str]:

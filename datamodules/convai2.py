@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from datamodules.base import InstructionDataModule
 from datamodules.errors import UserError
 from datamodules.files import find_file, read_text, split_lines
 from datamodules.llm_adapters import make_id
-from datamodules.records import Record, get_text, read_json
+from datamodules.records import Record, get_text
+from datamodules.sources import Source, as_source, describe_source, read_rows
 
 INSTRUCTION = (
     "Given the dialog history between Q and R is:\n{history}\n\n"
@@ -33,6 +35,9 @@ class ConvAI2(InstructionDataModule):
             JSON with `instruction` and `output`. If not given, `train_self_original_no_cands.txt`
             or `train.json`.
         test_file: Test file, in the same way; `valid_self_original_no_cands.txt` or `test.json`.
+        train: Training data with columns `instruction` and `output`, from elsewhere: the id of a
+            dataset on the Hub, with its revision, a file or a saved folder.
+        test: Test data, in the same way.
         **settings: What every dataset has.
     """
 
@@ -42,29 +47,41 @@ class ConvAI2(InstructionDataModule):
         path: str,
         train_file: str | None = None,
         test_file: str | None = None,
+        train: str | Source | None = None,
+        test: str | Source | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(tokenizer, **settings)
         self.path = Path(path)
         self.train_file = train_file
         self.test_file = test_file
+        self.train, self.test = as_source(train), as_source(test)
 
     def train_records(self) -> list[Record]:
         """Read one record per turn."""
-        return self._read(self.train_file, TRAIN_FILES)
+        return self._read(self.train, "train", self.train_file, TRAIN_FILES)
 
     def test_records(self) -> list[Record]:
         """Read one record per context; turns with equal contexts are references of one record."""
         merged: dict[str, Record] = {}
-        for record in self._read(self.test_file, TEST_FILES):
+        for record in self._read(self.test, "test", self.test_file, TEST_FILES):
             known = merged.setdefault(record["prompt"], {**record, "reference": []})
             assert isinstance(known["reference"], list)
             known["reference"].append(record["response"])
         return list(merged.values())
 
-    def _read(self, name: str | None, names: tuple[str, ...]) -> list[Record]:
-        path = find_file(self.path, names) if name is None else self.path / name
-        turns = _parse_dialogues(path) if path.suffix == ".txt" else _parse_json(path)
+    def describe_protocol(self) -> dict[str, Any]:
+        """Add where data is from, if not from the folder."""
+        test = {} if self.test is None else {"test": asdict(self.test)}
+        return super().describe_protocol() | describe_source(self.train) | test
+
+    def _read(
+        self, source: Source | None, split: str, name: str | None, names: tuple[str, ...]
+    ) -> list[Record]:
+        if source is None:
+            source = Source(str(find_file(self.path, names) if name is None else self.path / name))
+        is_text = source.path.endswith(".txt")
+        turns = _parse_dialogues(Path(source.path)) if is_text else _parse_rows(source, split)
         records = [
             Record(
                 prompt=instruction,
@@ -77,14 +94,13 @@ class ConvAI2(InstructionDataModule):
             for instruction, reply, place in turns
         ]
         if not records:
-            raise UserError(f"{path} holds no turns")
+            raise UserError(f"{source.path} holds no turns")
         return records
 
 
-def _parse_json(path: Path) -> Iterator[tuple[str, str, str]]:
-    for number, item in enumerate(read_json(path)):
-        place = f"{path}, record {number}"
-        yield get_text(item, "instruction", place), get_text(item, "output", place), place
+def _parse_rows(source: Source, split: str) -> Iterator[tuple[str, str, str]]:
+    for place, row in read_rows(source, split):
+        yield get_text(row, "instruction", place), get_text(row, "output", place), place
 
 
 def _parse_dialogues(path: Path) -> Iterator[tuple[str, str, str]]:

@@ -31,7 +31,7 @@ def make_id(place: str, folder: Path) -> str:
     return place.replace(f"{folder}/", "").replace(", record ", ":").replace(", line ", ":")
 
 
-def check_size(path: Path, size: int, published: int | None) -> None:
+def check_size(path: Path | str, size: int, published: int | None) -> None:
     """Warn about a file that does not have the number of records that was published."""
     if published is not None and size != published:
         warnings.warn(

@@ -12,6 +12,7 @@ from datamodules.errors import UserError
 from datamodules.files import find_file
 from datamodules.llm_adapters import check_size, get_instruction, make_id
 from datamodules.records import Record, get_text, read_json
+from datamodules.sources import Source, as_source, describe_source, read_rows
 
 Task = Literal["AQuA", "SVAMP", "gsm8k", "mawps", "AddSub", "MultiArith", "SingleEq"]
 TASKS: tuple[Task, ...] = Task.__args__  # type: ignore[attr-defined]
@@ -42,6 +43,8 @@ class Math10k(InstructionDataModule):
         path: Folder with `<task>/test.json` and the training file.
         tasks: Test sets. The paper reports AQuA and SVAMP.
         train_file: The training file, relative to `path`.
+        train: Training data in the format of the training file, from elsewhere: the id of a dataset
+            on the Hub, with its revision, a file or a saved folder.
         **settings: What every dataset has. `leaks` looks at every test set in `path`: the
             published `math_data.json` has most of its own test questions; `math_10k.json` does
             not.
@@ -53,6 +56,7 @@ class Math10k(InstructionDataModule):
         path: str,
         tasks: list[Task] | None = None,
         train_file: str = "math_10k.json",
+        train: str | Source | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(tokenizer, **settings)
@@ -61,15 +65,14 @@ class Math10k(InstructionDataModule):
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise UserError(f"data.tasks is {self.tasks}: expected sub-tasks, each once")
         self.train_file = train_file
+        self.train = as_source(train)
         self._contradictions: dict[str, Any] = {}
 
     def train_records(self) -> list[Record]:
         """Read the training file, and count rationales that end in another answer."""
-        path = self.path / self.train_file
-        records = [
-            self._record(item, f"{path}, record {number}", None)
-            for number, item in enumerate(read_json(path))
-        ]
+        source = self.train or Source(str(self.path / self.train_file))
+        path = source.path
+        records = [self._record(row, place, None) for place, row in read_rows(source, "train")]
         wrong = [record["id"] for record in records if _contradicts(record)]
         self._contradictions = {"found": len(wrong), "of": len(records), "first": wrong[:LISTED]}
         if wrong:
@@ -92,6 +95,10 @@ class Math10k(InstructionDataModule):
     def statistics(self) -> dict[str, Any]:
         """Count as for every dataset, and training outputs that contradict their answers."""
         return super().statistics() | {"contradictions": self._contradictions}
+
+    def describe_protocol(self) -> dict[str, Any]:
+        """Add where training data is from, if not from the folder."""
+        return super().describe_protocol() | describe_source(self.train)
 
     def _read_test(self, task: str) -> list[Record]:
         path = find_file(self.path / task, ("test.json", "test.json.gz"))

@@ -5,7 +5,7 @@ import io
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,16 @@ class Source:
             raise UserError(
                 f"weight of {self.path} is {self.weight}: expected a finite number above 0"
             )
+
+
+def as_source(given: "str | Source | None") -> "Source | None":
+    """Give the source that a setting names, by its path alone or by all its settings."""
+    return Source(given) if isinstance(given, str) else given
+
+
+def describe_source(source: Source | None) -> dict[str, Any]:
+    """Give the part of a protocol that says where training data is from, if it is elsewhere."""
+    return {} if source is None else {"train": asdict(source)}
 
 
 def read_rows(source: Source, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
