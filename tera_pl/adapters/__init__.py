@@ -5,6 +5,7 @@ Importing this package registers them with PEFT: `peft.get_peft_model` and
 """
 
 from tera_pl.adapters.lora_conversion import register_conversion
+from tera_pl.adapters.lora_xs import LoraXsConfig, LoraXsModel
 from tera_pl.adapters.loretta import LorettaConfig, LorettaModel
 from tera_pl.adapters.lotr import LotrConfig, LotrModel
 from tera_pl.adapters.mora import MoraConfig, MoraModel
@@ -16,9 +17,11 @@ register("tera", TeraConfig, TeraModel)
 register("loretta", LorettaConfig, LorettaModel)
 register("mora", MoraConfig, MoraModel)
 register("lotr", LotrConfig, LotrModel)
+register("loraxs", LoraXsConfig, LoraXsModel)
 register_conversion()
 
 __all__ = [
+    "LoraXsConfig",
     "LorettaConfig",
     "LotrConfig",
     "MoraConfig",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tera_pl.adapters.initialization import initial_parameters
 from tera_pl.adapters.layer import AdapterLayer
+from tera_pl.adapters.lora_xs.layer import LoraXsLayer
 from tera_pl.adapters.loretta.layer import LorettaLayer
 from tera_pl.adapters.lotr.layer import LotrLayer
 from tera_pl.adapters.tera.layer import TeraLayer
@@ -195,7 +196,7 @@ def _factors(layer: Any, adapter_name: str) -> tuple[Tensor, Tensor] | None:
     """Two factors whose product is the weight update or its transpose, if the method has them."""
     if initial_parameters(layer) is not None:
         return None
-    if isinstance(layer, LorettaLayer | LotrLayer):
+    if isinstance(layer, LoraXsLayer | LorettaLayer | LotrLayer):
         return layer.get_delta_factors(adapter_name)
     if isinstance(layer, VeraLayer):
         outer, inner = layer.vera_lambda_b[adapter_name], layer.vera_lambda_d[adapter_name]

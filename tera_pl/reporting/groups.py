@@ -18,6 +18,7 @@ NAMES = {
     "LORETTA": "LoRETTA",
     "MORA": "MoRA",
     "LOTR": "LoTR",
+    "LORAXS": "LoRA-XS",
     "IA3": "(IA)³",
     "ROAD": "RoAd",
     "VBLORA": "VB-LoRA",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
+from tera_pl.adapters import LoraXsConfig, LorettaConfig, LotrConfig, MoraConfig, TeraConfig
 
 SAVED = {"target_modules": ["q_proj", "v_proj"], "modules_to_save": ["lm_head"]}
 CONFIGS = {
@@ -21,6 +21,7 @@ CONFIGS = {
     "loretta": lambda: LorettaConfig(**SAVED, r=4, tensor_rank=2),
     "mora": lambda: MoraConfig(**SAVED, r_hat=8),
     "lotr": lambda: LotrConfig(**SAVED, r=3),
+    "lora_xs": lambda: LoraXsConfig(**SAVED, r=4),
 }
 
 
@@ -108,6 +109,7 @@ BOUND = {
     "loretta": {"alpha": 8.0},
     "mora": {"form": "sharing"},
     "lotr": {"alpha": 2.0},
+    "lora_xs": {"scaling": 2.0},
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
+from tera_pl.adapters import LoraXsConfig, LorettaConfig, LotrConfig, MoraConfig, TeraConfig
 from tera_pl.analysis import count
 from tera_pl.models.backbone import add_adapter
 
@@ -159,12 +159,16 @@ def test_parameters_of_adapters(method, size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
-def test_tinylora_stores_the_singular_vectors_between_which_it_trains(size):
+def test_singular_vectors_are_stored_beside_what_is_trained_between_them(size):
     config = peft.TinyLoraConfig(r=2, u=64, save_projection=False, target_modules=QV)
     counts = count_adapted(size, config)
     assert counts.trained == 2 * L * 64
     assert counts.stored == counts.trained + lora(2, size)
     assert counts.frozen_adapter == lora(2, size) + 2 * L * 64 * 2**2
+    counts = count_adapted(size, LoraXsConfig(r=64, target_modules=QV))
+    assert counts.trained == 2 * L * 64**2
+    assert counts.stored == counts.trained + lora(64, size)
+    assert counts.frozen_adapter == lora(64, size)
 
 
 @pytest.mark.parametrize("kind", [peft.FourierFTConfig, peft.WaveFTConfig])

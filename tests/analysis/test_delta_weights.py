@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
+from tera_pl.adapters import LoraXsConfig, LorettaConfig, LotrConfig, MoraConfig, TeraConfig
 from tera_pl.analysis import Spectrum, iter_delta_weights, iter_spectra, summarize
 from tera_pl.analysis.delta_weights import (
     adapted_layers,
@@ -39,6 +39,7 @@ CONFIGS = {
     "randlora": peft.RandLoraConfig(r=4, target_modules=TARGETS, init_weights=False),
     "mora": MoraConfig(r=2, target_modules=TARGETS, init_weights=False),
     "loretta": LorettaConfig(r=4, tensor_rank=2, target_modules=TARGETS, init_weights=False),
+    "lora_xs": LoraXsConfig(r=5, target_modules=TARGETS, init_weights=False),
     "lotr": LotrConfig(r=3, target_modules=TARGETS, init_weights=False),
 }
 
@@ -142,7 +143,7 @@ def test_not_a_number_is_an_error_for_every_method(name, tiny_backbone):
 
 
 def test_thin_products_are_never_multiplied_out(tiny_backbone, monkeypatch):
-    for name in ("lora", "vera", "loretta", "lotr"):
+    for name in ("lora", "vera", "loretta", "lotr", "lora_xs"):
         model = adapted(name, tiny_backbone)
         for layer in adapted_layers(model).values():
             expected = summarize(layer.get_delta_weight("default")).rank

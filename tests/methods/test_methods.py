@@ -32,6 +32,7 @@ SMALLER = {
     "road": {"group_size": 4},
     "vblora": {"vector_length": 4},
     "c3a": {"block_size": 4},
+    "lora_xs": {"r": 4},
     "vera": {"r": 8},
     "p_tuning": {"encoder_hidden_size": 8},
 }

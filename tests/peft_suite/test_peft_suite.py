@@ -19,7 +19,7 @@ import torch
 from peft import PeftConfig
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from tera_pl.adapters import LorettaConfig, LotrConfig, MoraConfig, TeraConfig
+from tera_pl.adapters import LoraXsConfig, LorettaConfig, LotrConfig, MoraConfig, TeraConfig
 from tests.peft_suite.fetch import FOLDER
 from tests.soak import SOAK
 
@@ -74,7 +74,20 @@ LOTR_CASES = [
     ("LoTR exclude_modules", "MLP", LotrConfig, {**LIN01, "exclude_modules": ["lin1"]}),
     ("LoTR Conv1D", "EmbConv1D", LotrConfig, {"target_modules": ["conv1d"]}),
 ]
+# PEFT's tests take a start at zero for granted.
+LORA_XS_CASES = [
+    ("LoRA-XS", "MLP", LoraXsConfig, {"target_modules": "lin0", "r": 4, "init_std": 0.0}),
+    ("LoRA-XS two targets", "MLP", LoraXsConfig, {**LIN01, "r": 2, "init_std": 0.0}),
+    ("LoRA-XS modules_to_save", "MLP", LoraXsConfig, {**SAVED, "r": 3, "init_std": 0.0}),
+    (
+        "LoRA-XS Conv1D",
+        "EmbConv1D",
+        LoraXsConfig,
+        {"target_modules": ["conv1d"], "r": 1, "init_std": 0.0},
+    ),
+]
 CUSTOM_CASES = [
+    *LORA_XS_CASES,
     *LORETTA_CASES,
     *MORA_CASES,
     *LOTR_CASES,
@@ -125,6 +138,8 @@ MULTIPLE_CASES += [
     ("MoRA same", "mora", MoraConfig, LIN0, LIN0),
     ("MoRA other layer", "mora", MoraConfig, LIN0, LIN1_ONLY),
     ("MoRA other form", "mora", MoraConfig, LIN0, {**LIN0, "r": 2, "form": "sharing"}),
+    ("LoRA-XS same", "loraxs", LoraXsConfig, {**LIN0, "r": 4}, {**LIN0, "r": 4}),
+    ("LoRA-XS other rank", "loraxs", LoraXsConfig, {**LIN0, "r": 4}, {**LIN0, "r": 2}),
     ("LoTR same", "lotr", LotrConfig, LIN0, LIN0),
     ("LoTR other layer", "lotr", LotrConfig, LIN0, LIN1_ONLY),
     ("LoTR other rank", "lotr", LotrConfig, LIN0, {**LIN0, "r": 3, "alpha": 2.0}),
@@ -146,6 +161,7 @@ DECODER_CASES += [
         (LorettaConfig, {"r": 2, "tensor_rank": 3, "dropout": 0.1, **ZERO}),
         (MoraConfig, {"r": 2}),
         (MoraConfig, {"r": 2, "form": "sharing", "dropout": 0.1}),
+        (LoraXsConfig, {"r": 8, "scaling": 10.0, "dropout": 0.1, "init_std": 0.0}),
         (LotrConfig, {"r": 4}),
         (LotrConfig, {"r": 2, "alpha": 4.0, "share": "name"}),
     )
