@@ -107,7 +107,10 @@ def _flops_per_token(
 def _load_base(task: CausalLMTask) -> PreTrainedModel:
     """Build the backbone without its adapter on the meta device."""
     model = load_meta_model(task.backbone)
-    attention = choose_attention(task.backbone.attn_implementation, model.config)
+    backbone = task.backbone
+    attention = choose_attention(
+        backbone.attn_implementation, model.config, backbone.trust_remote_code
+    )
     # Other kernels, which may not be installed here, keep what `sdpa` keeps for backward.
     if attention in {"eager", ATTENTION}:
         model.set_attn_implementation(attention)

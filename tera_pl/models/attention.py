@@ -47,12 +47,13 @@ PACKABLE = {
 }
 
 
-def choose_attention(name: str | None, config: PretrainedConfig) -> str | None:
+def choose_attention(name: str | None, config: PretrainedConfig, trusted: bool) -> str | None:
     """Choose the attention of a model by the setting of its backbone.
 
     Args:
         name: `auto`, or what is returned unchanged.
         config: Configuration of the model.
+        trusted: Whether code that comes with the model runs.
 
     Returns:
         A name for transformers, or None for its default. `auto` is packed attention where that is
@@ -60,20 +61,21 @@ def choose_attention(name: str | None, config: PretrainedConfig) -> str | None:
     """
     if name != AUTO:
         return name
-    return None if why_not_packed(config) else ATTENTION
+    return None if why_not_packed(config, trusted) else ATTENTION
 
 
-def check_attention(name: str | None, config: PretrainedConfig) -> None:
+def check_attention(name: str | None, config: PretrainedConfig, trusted: bool) -> None:
     """Refuse attention that does not exist, or would change what a model computes.
 
     Args:
         name: The setting of the backbone.
         config: Configuration of the model.
+        trusted: Whether code that comes with the model runs.
 
     Raises:
         UserError: If it is unknown, or packed attention is not exact for the model.
     """
-    reason = why_not_packed(config)
+    reason = why_not_packed(config, trusted)
     if name == ATTENTION and reason:
         raise UserError(f"{KEY} is {ATTENTION}, but {reason}: expected auto, null, sdpa or eager")
     kernels = {AUTO, "eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()}
@@ -85,11 +87,12 @@ def check_attention(name: str | None, config: PretrainedConfig) -> None:
         )
 
 
-def why_not_packed(config: PretrainedConfig) -> str | None:
+def why_not_packed(config: PretrainedConfig, trusted: bool) -> str | None:
     """Explain why packed attention is not used for a model.
 
     Args:
         config: Configuration of the model.
+        trusted: Whether code that comes with the model runs.
 
     Returns:
         A clause, or None if packed attention is exact.
@@ -99,6 +102,8 @@ def why_not_packed(config: PretrainedConfig) -> str | None:
         return f"the attention of {kind} has soft caps (attn_logit_softcapping)"
     if getattr(config, "use_bidirectional_attention", None):
         return f"the attention of {kind} is not causal (use_bidirectional_attention)"
+    if trusted and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return f"the attention of this {kind} is in code that comes with the model"
     if kind not in PACKABLE:
         return f"packed attention is not known to be exact for {kind}"
     return None

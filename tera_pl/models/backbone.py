@@ -121,7 +121,7 @@ def load_config(backbone: Backbone) -> PretrainedConfig:
             f"expected a folder or Hub id with a readable {backbone.described_by} "
             f"({_first_line(error)}); {_what_to_do(backbone)}"
         ) from error
-    check_attention(backbone.attn_implementation, config)
+    check_attention(backbone.attn_implementation, config, backbone.trust_remote_code)
     if backbone.gguf_file is not None and backbone.quantization is not None:
         raise UserError(
             "model.init_args.backbone.gguf_file: its weights are dequantized, and not quantized "
@@ -166,10 +166,12 @@ def load_model(backbone: Backbone) -> PreTrainedModel:
     """
     config = load_config(backbone)
     kwargs: dict[str, Any] = {"dtype": DTYPES[backbone.dtype]}
-    if (attention := choose_attention(backbone.attn_implementation, config)) is not None:
+    trusted = backbone.trust_remote_code
+    attention = choose_attention(backbone.attn_implementation, config, trusted)
+    if attention is not None:
         kwargs["attn_implementation"] = attention
-    if backbone.attn_implementation == AUTO and attention is None:
-        rank_zero_warn(f"batches are padded: {why_not_packed(config)}")
+    elif backbone.attn_implementation == AUTO:
+        rank_zero_warn(f"batches are padded: {why_not_packed(config, trusted)}")
     if not backbone.pretrained:
         return AutoModelForCausalLM.from_config(
             config, trust_remote_code=backbone.trust_remote_code, **kwargs

@@ -1,11 +1,13 @@
 """Models of many architectures: packed attention is exact or not used."""
 
+import json
+
 import pytest
 import torch
 
 from tera_pl.errors import UserError
 from tera_pl.models.attention import PACKABLE, check_attention, choose_attention, why_not_packed
-from tera_pl.models.backbone import Backbone, load_model
+from tera_pl.models.backbone import Backbone, load_config, load_model
 from tera_pl.models.packed_attention import ATTENTION, pack
 from tests.models.architectures import CONFIGS, tiny_config, tiny_model
 from tests.models.model_table import COMMAND, PAGE, SWEPT, as_page, as_row, sweep
@@ -35,7 +37,7 @@ def packed_and_separate(name):
 
 @pytest.mark.parametrize("name", sorted(PACKABLE))
 def test_packed_logits_are_those_of_one_sequence_after_the_other(name):
-    assert why_not_packed(tiny_config(name, 50)) is None
+    assert why_not_packed(tiny_config(name, 50), trusted=False) is None
     found, expected = packed_and_separate(name)
     # Eager attention takes its softmax in float32.
     allowed = 1e-5 if name in SINGLE else 2e-6
@@ -62,10 +64,21 @@ def test_where_packing_is_not_exact(name, changes, reason):
     config = tiny_config(name, 50)
     for key, value in changes.items():
         setattr(config, key, value)
-    assert choose_attention("auto", config) is None
-    check_attention("auto", config)
+    assert choose_attention("auto", config, trusted=False) is None
+    check_attention("auto", config, trusted=False)
     with pytest.raises(UserError, match=reason):
-        check_attention(ATTENTION, config)
+        check_attention(ATTENTION, config, trusted=False)
+
+
+def test_code_that_comes_with_a_model_is_not_packed(tmp_path):
+    tiny_config("llama", 50).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    written = json.loads(path.read_text()) | {"auto_map": {"AutoModelForCausalLM": "own.Own"}}
+    path.write_text(json.dumps(written))
+    # Its configuration is transformers' own, its model would be in own.py.
+    with pytest.raises(UserError, match="attention of this llama is in code that comes with"):
+        load_config(Backbone(str(tmp_path), attn_implementation=ATTENTION, trust_remote_code=True))
+    load_config(Backbone(str(tmp_path), attn_implementation=ATTENTION))
 
 
 @pytest.mark.parametrize(

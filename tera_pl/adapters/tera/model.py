@@ -68,7 +68,7 @@ class TeraModel(AdapterModel):
         result = super().inject_adapter(model, adapter_name, *args, **kwargs)
         config.has_unsplit = bool(self._unsplit)
         if self._unsplit:
-            warnings.warn(_describe_unsplit(self._unsplit), stacklevel=2)
+            warnings.warn(_describe_unsplit(self._unsplit), stacklevel=1)
         _check_patterns(model, config, adapter_name)
         found = _fingerprint(_frozen_tensors(model, adapter_name))
         # With save_frozen, the saved tensors are about to replace what was drawn here.
