@@ -179,7 +179,7 @@ def _draw(by_module: dict[str, list[Spectrum]]) -> "Figure":
     TensorBoard scales images to a width of about 350 pixels, and repeats or drops pixels.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
     from tera_pl.reporting.drawing import style
 
@@ -195,6 +195,9 @@ def _draw(by_module: dict[str, list[Spectrum]]) -> "Figure":
         axes.plot([], [], look, color="gray", label=kind, markersize=4)
     axes.set(xlabel="layer", title="ranks of the weight updates")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # Full and low ranks on one axis, which includes 0.
+    axes.set_yscale("symlog", base=2, linthresh=1)
+    axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure

@@ -14,7 +14,9 @@ from tera_pl.reporting.groups import FULL, NAMES
 
 # Okabe and Ito's colors, which color-blind readers can distinguish. Their yellow is pale in print.
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H")
+# The last ones are stars: points, 1, degrees.
+STARS = ((3, 1, 0), (4, 1, 0), (6, 1, 0), (8, 1, 0), (3, 1, 60), (4, 1, 45))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H", *STARS)
 LINES = ("-", "--", ":")
 _METHODS = ("TeRA", "LoRA", "HiRA", "VeRA", "LoRETTA", "RandLoRA", "TeRA_iden", "DoRA")
 _ORDER = (*_METHODS, *(name for name in NAMES.values() if name not in _METHODS), FULL)

@@ -20,8 +20,8 @@ from tera_pl.reporting.selections import (
 CAPTIONS = {
     "score_by_trainable_params": "Test {} by the number of trainable parameters. The area of a "
     "marker grows with the rank of ΔW over the largest possible one, mean over layers; error bars "
-    "are one standard deviation over seeds (the paper's Fig. 1). Right: adapters only. Hollow "
-    "markers: unknown rank.",
+    "are one standard deviation over seeds (the paper's Fig. 1). Small, pale: other settings "
+    "of a method. Right: adapters only. Hollow markers: unknown rank.",
     "ranks": "Numerical rank of ΔW per layer after training, mean over seeds, of every method's "
     "best-scoring setting; markers of one layer are shifted sideways. Gray: the largest possible "
     "rank (Fig. 3).",

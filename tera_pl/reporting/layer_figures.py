@@ -11,6 +11,16 @@ from tera_pl.reporting.drawing import add_legend, method_style, style
 from tera_pl.reporting.groups import Group
 from tera_pl.reporting.selections import NoDataError, mean_ranks, mean_spectra
 
+# Width of a panel in inches, the share of it inside of the axes, and the share of a layer in which
+# the markers of all methods lie.
+PANEL, INSIDE, SPREAD = 3.6, 0.85, 0.8
+
+
+def _marker_size(layers: int, series: int) -> float:
+    """Give the size in points at which the markers of a layer do not cover each other."""
+    layer = 72 * PANEL * INSIDE / (layers - 1 + SPREAD)
+    return min(5.0, max(1.5, SPREAD * layer / series))
+
 
 def draw_ranks(groups: Mapping[str, Group], *, by_method: bool) -> Figure:
     """Draw the rank of every layer, one panel per module.
@@ -30,7 +40,7 @@ def draw_ranks(groups: Mapping[str, Group], *, by_method: bool) -> Figure:
     if not modules:
         raise NoDataError("no run has ranks.csv with a row")
     legend = 2.2 if len(ranks) < 16 else 3.2
-    figure = Figure(figsize=(3.6 * len(modules) + legend, 3.6), layout="constrained")
+    figure = Figure(figsize=(PANEL * len(modules) + legend, 3.6), layout="constrained")
     panels = figure.subplots(1, len(modules), squeeze=False)[0]
     for axes, module in zip(panels, modules, strict=True):
         for index, (label, found) in enumerate(ranks.items()):
@@ -39,9 +49,10 @@ def draw_ranks(groups: Mapping[str, Group], *, by_method: bool) -> Figure:
             values, largest = found[module]
             look = method_style(groups[label].method) if by_method else style(index)
             # Shifted sideways: many methods have the same rank.
-            shift = 0.5 * (index / len(ranks) - 0.5) if by_method else 0.0
+            shift = SPREAD * ((index + 0.5) / len(ranks) - 0.5) if by_method else 0.0
             layers = [layer + shift for layer in range(len(values))]
-            axes.plot(layers, values, label=label, markersize=5, **look)
+            size = _marker_size(len(values), len(ranks)) if by_method else 5
+            axes.plot(layers, values, label=label, markersize=size, linewidth=1, **look)
             axes.axhline(largest, color="gray", linestyle="--", linewidth=1)
             axes.set_ylim(0, 1.15 * largest)
         axes.set(title=f"ΔW of {module}", xlabel="layer", ylabel="rank")
@@ -62,7 +73,7 @@ def draw_spectra(groups: Sequence[Group]) -> Figure:
             spectra[module][group.method] = values
     if not spectra:
         raise NoDataError("no run has singular_values.npz: older runs do not")
-    figure = Figure(figsize=(3.6 * len(spectra) + 2.2, 3.6), layout="constrained")
+    figure = Figure(figsize=(PANEL * len(spectra) + 2.2, 3.6), layout="constrained")
     panels = figure.subplots(1, len(spectra), squeeze=False)[0]
     for axes, (module, by_method) in zip(panels, spectra.items(), strict=True):
         for method, values in by_method.items():

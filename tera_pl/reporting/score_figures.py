@@ -13,6 +13,7 @@ from tera_pl.reporting.groups import NO_ADAPTERS, Group
 from tera_pl.reporting.layouts import Column
 from tera_pl.reporting.selections import (
     NoDataError,
+    best_groups,
     check_comparable,
     mean_ranks,
     order_of,
@@ -64,8 +65,9 @@ def draw_tensorizations(tensorizations: Mapping[str, Group], headline: Column) -
         order = order_of(modes)
         if order is not None:
             both = kind == (False, False)
-            # Several tensorizations of both dimensions have the same order.
-            shift = 0.12 * (drawn[kind] % 5 - 2) if both else 0.0
+            # Several tensorizations have the same order.
+            side = {(False, True): -0.15, (True, False): 0.15}.get(kind, 0.0)
+            shift = 0.12 * (drawn[kind] % 5 - 2) if both else side
             by_order.errorbar(order + shift, mean(scores), _sd(scores), **look)
             if both:
                 by_order.annotate(
@@ -78,40 +80,46 @@ def draw_tensorizations(tensorizations: Mapping[str, Group], headline: Column) -
         drawn[kind] += 1
     _set_axes(by_params, headline)
     by_order.set(xlabel="order of the update, N", ylabel=f"{headline.title}, %")
+    by_order.margins(x=0.1)  # for the labels
     by_order.xaxis.set_major_locator(MaxNLocator(integer=True))
     add_legend(figure, by_params)
     return figure
 
 
 def _scatter(axes: Axes, groups: Sequence[Group], headline: Column) -> None:
-    """Draw groups that have a score and a count of trainable parameters."""
+    """Draw groups that have a score and a count of trainable parameters.
+
+    The other settings of a method are small, and large markers lie below smaller ones.
+    """
     labels = _labels_with_ranks(groups)
+    best = best_groups(groups, headline)
+    points = []
     for group in groups:
-        assert group.trainable_params is not None
-        scores = scores_of(group, headline)
         shares = [
             rank / largest for values, largest in mean_ranks(group).values() for rank in values
         ]
-        look = method_style(group.method)
-        axes.errorbar(
-            group.trainable_params,
-            mean(scores),
-            _sd(scores),
-            color=look["color"],
-            capsize=2,
-            linewidth=0.8,
-            zorder=1,
-        )
+        size = 12 + 70 * mean(shares) if shares else 30
+        points.append((size if group in best else 8.0, group, bool(shares)))
+    for order, (size, group, ranked) in enumerate(sorted(points, key=lambda p: -p[0])):
+        assert group.trainable_params is not None
+        scores, look = scores_of(group, headline), method_style(group.method)
+        is_best = group in best
+        x, y = group.trainable_params, mean(scores)
+        if is_best:
+            line = {"color": look["color"], "capsize": 2, "linewidth": 0.8}
+            axes.errorbar(x, y, _sd(scores), zorder=1, **line)
         axes.scatter(
-            group.trainable_params,
-            mean(scores),
-            s=12 + 70 * mean(shares) if shares else 30,
+            x,
+            y,
+            s=size,
             marker=look["marker"],
-            facecolor=look["color"] if shares else "none",
-            edgecolor=look["color"],
-            alpha=0.8,
+            facecolor=look["color"] if ranked else "none",
+            edgecolor="white" if ranked and is_best else look["color"],
+            linewidth=0.5 if ranked else 1.0,
+            alpha=0.9 if is_best else 0.4,
+            zorder=2 + order,
             # Several settings of a method share a line of the legend.
-            label=labels.pop(group.method, None),
+            label=labels[group.method] if is_best else None,
         )
 
 
