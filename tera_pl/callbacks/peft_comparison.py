@@ -211,7 +211,7 @@ def _train_config(trainer: Trainer, task: Task) -> dict[str, Any]:
         "batch_size_eval": data.eval_batch_size,
         "max_steps": trainer.max_steps,
         "eval_steps": trainer.val_check_interval,
-        "compile": False,
+        "compile": backbone.compile,
         "use_gc": backbone.gradient_checkpointing,
         "query_template": encoding.template if encoding else None,
         "seed": task.spec.training["seed"],

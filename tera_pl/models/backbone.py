@@ -74,6 +74,8 @@ class Backbone:
             config of transformers by `class_path`, as `configs/base/quantization/` has. Other
             weights have `dtype`; in float32 they are what
             `peft.prepare_model_for_kbit_training` makes of them.
+        compile: Compile the decoder layers by `torch.compile` for training. Evaluation is not
+            compiled. A CPU needs a C++ compiler.
     """
 
     path: str
@@ -85,6 +87,7 @@ class Backbone:
     gradient_checkpointing: bool = False
     gguf_file: str | None = None
     quantization: QuantizationConfigMixin | None = None
+    compile: bool = False
 
     @property
     def described_by(self) -> str:

@@ -24,4 +24,4 @@ def unsplit_modules(model: PreTrainedModel) -> set[str]:
     Returns:
         Class names; empty if the model has none.
     """
-    return set(model._no_split_modules or ())
+    return set(getattr(model, "_no_split_modules", None) or ())

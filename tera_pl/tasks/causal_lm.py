@@ -25,7 +25,7 @@ from tera_pl.checkpointing.run_spec import RunSpec, describe_model, describe_run
 from tera_pl.checkpointing.training_state import check_training_state
 from tera_pl.contracts import TrainBatch
 from tera_pl.distributed.fsdp2 import average_gradients, ignore_frozen_in_ddp, shard_model
-from tera_pl.errors import RunStoppedError
+from tera_pl.errors import RunStoppedError, UserError
 from tera_pl.models.backbone import (
     Backbone,
     add_adapter,
@@ -35,6 +35,8 @@ from tera_pl.models.backbone import (
     load_tokenizer,
     prepare_training,
 )
+from tera_pl.models.compilation import KEY as COMPILE
+from tera_pl.models.compilation import compile_layers
 from tera_pl.models.hub import check_available, find_commit
 from tera_pl.models.packed_attention import ATTENTION
 from tera_pl.private_api.lightning import attached_trainer
@@ -148,6 +150,8 @@ class CausalLMTask(EvaluationModule):
         """Load the backbone and inject the adapter, once."""
         if hasattr(self, "model"):
             return
+        if self.backbone.compile and self.device_mesh is not None:
+            raise UserError(f"{COMPILE}: layers sharded by FSDP2 are not compiled: expected false")
         model = load_model(self.backbone)
         if self.adapter is not None:
             # PEFT's random tensors depend on the run's seed alone, so that an export can draw them.
@@ -159,6 +163,9 @@ class CausalLMTask(EvaluationModule):
         described = describe_model(model, self.adapter, self.backbone, self.tokenizer)
         schedule = asdict(self.schedule)
         self.spec = describe_run(described, self.optimizer, schedule, attached_trainer(self))
+        if self.backbone.compile:
+            compile_layers(self.model)
+            self.compiled = True
         if self.device_mesh is None:
             ignore_frozen_in_ddp(self)
         else:

@@ -33,6 +33,9 @@ class EvaluationModule(LightningModule):
     record_losses: list[RecordLoss]
     # Step at which a loaded checkpoint was saved.
     checkpoint_step = 0
+    # Whether layers are compiled, for training only: each length of a generated answer, with its
+    # cache, would be compiled anew.
+    compiled = False
 
     def compute_row_losses(self, batch: Mapping[str, Any]) -> list[Tensor]:
         """Compute per row of a batch the losses of its supervised tokens, on the CPU."""
@@ -53,17 +56,19 @@ class EvaluationModule(LightningModule):
         """Log the loss and judge generated answers."""
         checking = self.trainer.sanity_checking
         counts = self.trainer.num_sanity_val_batches if checking else self.trainer.num_val_batches
-        with self._lockstep(batch_idx, counts, "val"):
+        with self._lockstep(batch_idx, counts, "val"), self._uncompiled():
             return self._evaluate(batch, batch_idx, "val")
 
     def test_step(self, batch: EvalBatch, batch_idx: int) -> Predictions:
         """Log the loss and judge generated answers."""
-        with self._lockstep(batch_idx, self.trainer.num_test_batches, "test"):
+        counts = self.trainer.num_test_batches
+        with self._lockstep(batch_idx, counts, "test"), self._uncompiled():
             return self._evaluate(batch, batch_idx, "test")
 
     def predict_step(self, batch: EvalBatch, batch_idx: int) -> Predictions:
         """Generate answers, or choose among candidates."""
-        with self._lockstep(batch_idx, self.trainer.num_predict_batches, "predict"):
+        counts = self.trainer.num_predict_batches
+        with self._lockstep(batch_idx, counts, "predict"), self._uncompiled():
             return judge(batch["records"], self._answer(batch), self.metric)
 
     def on_validation_epoch_start(self) -> None:
@@ -101,6 +106,9 @@ class EvaluationModule(LightningModule):
     def scores_candidates(self) -> bool:
         """Whether answers are candidates with likelihoods instead of generated texts."""
         return isinstance(self.metric, LikelihoodMetric)
+
+    def _uncompiled(self) -> AbstractContextManager[None]:
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def _lockstep(
         self, batch_idx: int, counts: Sequence[int | float], stage: str

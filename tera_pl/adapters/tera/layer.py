@@ -68,7 +68,8 @@ class FrozenNetwork(nn.Module):
         """
         tensors, vectors = self.tensors(), list(vectors)
         made_of = [*(t.value for t in tensors), *vectors, config.scaling, config.recompute]
-        if self._built is not None and all(map(is_, made_of, self._built[0])):
+        compiling = torch.compiler.is_compiling()
+        if not compiling and self._built is not None and all(map(is_, made_of, self._built[0])):
             return self._built[1]
         core, *factors = tensors
         parts = {mode: factor.parts() for mode, factor in enumerate(factors)}
@@ -82,7 +83,8 @@ class FrozenNetwork(nn.Module):
             core.parts() or (),
             config.recompute,
         )
-        self._built = (made_of, network)
+        if not compiling:
+            self._built = (made_of, network)
         return network
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
