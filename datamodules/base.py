@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datamodules.batching import EvalCollator, TrainCollator
-from datamodules.chat import chat_template, prompt_text
+from datamodules.chat import chat_template, end_of_turn, prompt_text
 from datamodules.encoding import Encoding
 from datamodules.errors import UserError
 from datamodules.files import record_digests
@@ -96,6 +96,7 @@ class InstructionDataModule(LightningDataModule):
         self.protocol = protocol
         self.num_workers = num_workers
         self.leaks = leaks
+        self.stop_token_ids: Sequence[int] = ()
         self._records: dict[str, Sequence[Record]] = {}
         self._encoded: dict[str, Dataset] = {}
         self._reports: dict[str, dict[str, Any]] = {}
@@ -282,6 +283,8 @@ class InstructionDataModule(LightningDataModule):
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(f"no tokenizer at {self.tokenizer_path!r} ({reason})") from error
         prepare_tokenizer(tokenizer, self.encoding)
+        if self.encoding.is_chat:
+            self.stop_token_ids = end_of_turn(tokenizer)
         return tokenizer
 
     def _token_budget_sampler(self, tokens: int) -> TokenBudgetSampler:

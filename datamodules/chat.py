@@ -3,8 +3,10 @@
 import re
 from collections.abc import Sequence
 from datetime import date
+from itertools import dropwhile
 from typing import Any
 
+import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.errors import UserError
@@ -127,10 +129,43 @@ def tokenize_dialogue(
     return ids, mask
 
 
-def _apply(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **settings: Any) -> Any:
-    return tokenizer.apply_chat_template(
-        list(messages), chat_template=chat_template(tokenizer), **settings
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Find the token that ends an assistant's turn, such as `<|im_end|>`.
+
+    Args:
+        tokenizer: The owner of the template.
+
+    Returns:
+        The first special token that the template writes after what the assistant says; none if it
+        writes none there.
+    """
+    question: Message = {"role": "user", "content": "a"}
+    # Where two dialogues begin to differ, the assistant says something.
+    one, other = (
+        _apply(tokenizer, [question, {"role": "assistant", "content": text}], return_dict=True)
+        for text in ("a", "b")
     )
+    pairs = zip(one["input_ids"], other["input_ids"], strict=False)
+    after = dropwhile(lambda pair: pair[0] == pair[1], pairs)
+    special = special_token_ids(tokenizer)
+    return [token for token, _ in after if token in special][:1]
+
+
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """List the tokens that a tokenizer makes of no ordinary text."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+
+
+def _apply(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **settings: Any) -> Any:
+    template = chat_template(tokenizer)
+    try:
+        return tokenizer.apply_chat_template(list(messages), chat_template=template, **settings)
+    except jinja2.TemplateError as error:  # many templates refuse roles, or their order
+        raise UserError(
+            "encoding.template chat: the tokenizer's chat template refuses the dialogue of "
+            f"{', '.join(message['role'] for message in messages)}: {error}"
+        ) from None
 
 
 def check_messages(messages: Any, place: str) -> list[Message]:

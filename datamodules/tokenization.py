@@ -54,7 +54,10 @@ def encode(
     """
     with_candidates = for_generation and has_candidates(records, encoding)
     if encoding.is_chat:
-        columns: dict[str, list[Any]] = {"messages": [messages_of(record) for record in records]}
+        columns: dict[str, list[Any]] = {
+            "messages": [messages_of(record) for record in records],
+            "id": [record["id"] for record in records],
+        }
     else:
         columns = {name: [r[name] for r in records] for name in ("prompt", "response")}
     if with_candidates:
@@ -193,8 +196,11 @@ def _encode_chats(
     for_generation: bool,
 ) -> dict[str, list[Any]]:
     rows = []
-    for messages in batch["messages"]:
-        ids, is_supervised = tokenize_dialogue(messages, tokenizer)
+    for messages, place in zip(batch["messages"], batch["id"], strict=True):
+        try:
+            ids, is_supervised = tokenize_dialogue(messages, tokenizer)
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from None
         if encoding.loss_on == "all":
             is_supervised = [True] * len(ids)
         kept = slice(encoding.max_length)

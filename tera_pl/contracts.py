@@ -107,6 +107,10 @@ class DataModule(Protocol):
         """The tokenizer of the batches, after `setup`; it must be that of the backbone."""
 
     @property
+    def stop_token_ids(self) -> Sequence[int]:
+        """Tokens that end a generated answer besides the end-of-sequence token, after `setup`."""
+
+    @property
     def encoding(self) -> Encoding | None:
         """Settings of the tokenization."""
 
@@ -146,12 +150,14 @@ class PlainDataModule:
 
     Without `describe_protocol` and `training_files`, checkpoints are not compared by their data;
     without `tokenizer`, it is not compared with that of the backbone; without `longest_sequences`,
-    a sequence longer than the model's positions is not refused; without `encoding` and
+    a sequence longer than the model's positions is not refused; without `stop_token_ids`, answers
+    end at the end-of-sequence token alone; without `encoding` and
     `batch_size`, `estimate` needs `--length` and `--batch`. Without the others, `results.json` has
     no statistics, and messages cannot name the examples of a batch.
     """
 
     tokenizer: PreTrainedTokenizerBase | None = None
+    stop_token_ids: Sequence[int] = ()
     encoding: Encoding | None = None
     batch_size: int | None = None
     tokens_per_batch: int | None = None

@@ -9,8 +9,16 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from tera_pl.adapters.caching import cache_delta_weights, clear_cached_delta_weights
-from tera_pl.contracts import EvalBatch, LikelihoodMetric, Metric, PromptBatch, ScoredCandidate
+from tera_pl.contracts import (
+    EvalBatch,
+    LikelihoodMetric,
+    Metric,
+    PromptBatch,
+    ScoredCandidate,
+    complete,
+)
 from tera_pl.metrics.record_loss import RecordLoss, gather_records, loss_scores
+from tera_pl.private_api.lightning import attached_trainer
 from tera_pl.tasks.candidates import score_candidates
 from tera_pl.tasks.generation import Generation, generate_answers
 from tera_pl.tasks.lockstep import lockstep
@@ -93,7 +101,15 @@ class EvaluationModule(LightningModule):
     def generate(self, batch: PromptBatch) -> list[str]:
         """Answer the prompts of a batch, as `generate_answers` does."""
         sharded = self.device_mesh is not None
-        return generate_answers(self.model, self.tokenizer, batch, self.generation, synced=sharded)
+        data = complete(getattr(attached_trainer(self), "datamodule", None))
+        return generate_answers(
+            self.model,
+            self.tokenizer,
+            batch,
+            self.generation,
+            synced=sharded,
+            stop_token_ids=data.stop_token_ids,
+        )
 
     def score(self, batch: Mapping[str, Any]) -> list[list[ScoredCandidate]]:
         """Score the candidates of a batch, as `score_candidates` does."""

@@ -1,7 +1,9 @@
 """Generate answers to prompts."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -62,6 +64,7 @@ def generate_answers(
     generation: Generation,
     *,
     synced: bool,
+    stop_token_ids: Sequence[int] = (),
 ) -> list[str]:
     """Answer the prompts of a batch.
 
@@ -72,13 +75,15 @@ def generate_answers(
         generation: Settings.
         synced: Whether all processes generate until the last has finished: the processes gather
             the weights of sharded layers together.
+        stop_token_ids: Tokens that end an answer besides the end-of-sequence token.
 
     Returns:
-        One text per prompt: what follows the prompt, up to the end-of-sequence token or the
-        first text that ends an answer.
+        One text per prompt: what follows the prompt, up to the first token or text that ends an
+        answer.
     """
     prompts = batch["prompt_input_ids"]
     eos = tokenizer.eos_token_id
+    ends = [eos, *(token for token in stop_token_ids if token != eos)]
     # Texts that end an answer are cut off below. Greedy search can stop there as well; with beams
     # that would change which one is chosen.
     early: dict[str, Any] = {}
@@ -87,7 +92,7 @@ def generate_answers(
     outputs = model.generate(
         input_ids=prompts,
         attention_mask=batch["prompt_attention_mask"],
-        eos_token_id=eos,
+        eos_token_id=ends,
         # Fills rows that have ended; those tokens are cut off below.
         pad_token_id=eos,
         synced_gpus=synced,
@@ -95,6 +100,6 @@ def generate_answers(
         **early,
     )
     answers = outputs[:, prompts.shape[1] :].tolist()
-    cut = [ids[: ids.index(eos)] if eos in ids else ids for ids in answers]
+    cut = [list(takewhile(lambda token: token not in ends, ids)) for ids in answers]
     texts = tokenizer.batch_decode(cut, skip_special_tokens=True)
     return [generation.cut(text) for text in texts]

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
 
 from datamodules import Columns, Encoding, Instructions, tokenization
-from datamodules.chat import prompt_text, tokenize_dialogue
+from datamodules.chat import end_of_turn, prompt_text, tokenize_dialogue
 from datamodules.leaks import find_leaks
 from datamodules.special_tokens import prepare_tokenizer
 from datamodules.tokenization import encode
@@ -213,3 +213,55 @@ def test_invalid_dialogues_are_named(tmp_path, tokenizer, messages, message):
 def test_dialogues_need_the_chat_template(tmp_path, tokenizer):
     with pytest.raises(ValueError, match=r"data\.columns\.messages"):
         instructions(tmp_path, tokenizer, [], columns=Columns(messages="messages"))
+
+
+@pytest.mark.parametrize("template", [PLAIN, MARKED, CHANGING])
+def test_answers_end_with_the_turn(tmp_path, tokenizer, template):
+    rows = [{"instruction": f"say {i}", "output": "red"} for i in range(20)]
+    tokenizer = with_template(tokenizer, template)
+    data = instructions(tmp_path, tokenizer, rows, encoding=Encoding(template="chat"))
+    assert data.stop_token_ids == ()
+    data.setup("test")
+    assert tokenizer.convert_ids_to_tokens(data.stop_token_ids) == ["<|end|>"]
+
+
+def test_what_comes_before_the_answer_does_not_end_it(tokenizer):
+    channels = PLAIN.replace(
+        "m['content'] +", "('<|system|> ' if loop.last else '') + m['content'] +"
+    )
+    channels = with_template(tokenizer, channels)
+    assert tokenizer.convert_ids_to_tokens(end_of_turn(channels)) == ["<|end|>"]
+    # Without a token of its own an answer ends at the end of the sequence alone.
+    bare = with_template(tokenizer, PLAIN.replace("+ '<|end|>'", "+ ' . '"))
+    assert end_of_turn(bare) == []
+
+
+@pytest.mark.parametrize("template", ["chat", "{instruction}"])
+def test_padding_with_the_end_of_sequence_keeps_its_label(tmp_path, tokenizer, template):
+    ended = copy.deepcopy(tokenizer)
+    ended.pad_token = ended.eos_token
+    ended.chat_template = PLAIN.replace("<|end|>", ended.eos_token)
+    rows = [{"instruction": "say " * (1 + i % 5), "output": "red"} for i in range(20)]
+    data = instructions(tmp_path, ended, rows, encoding=Encoding(template=template))
+    data.setup("fit")
+    assert data.tokenizer.pad_token_id == data.tokenizer.eos_token_id
+    batch = next(iter(data.train_dataloader()))
+    lengths = batch["attention_mask"].sum(1).tolist()
+    assert len(set(lengths)) > 1  # some rows are padded
+    end = data.tokenizer.eos_token_id
+    for ids, labels, length in zip(batch["input_ids"], batch["labels"], lengths, strict=True):
+        assert ids[length - 1] == labels[length - 1] == end
+        assert (ids[length:] == end).all()
+        assert (labels[length:] == -100).all()
+
+
+def test_a_template_that_refuses_a_dialogue_names_the_record(tokenizer):
+    strict = with_template(
+        tokenizer,
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+        "{% endif %}" + PLAIN,
+    )
+    record = {"prompt": "", "response": "", "id": "a.json, record 3", "messages": DIALOGUE}
+    expected = r"a\.json, record 3: encoding\.template chat: .*of system, user, .*System role not"
+    with pytest.raises(ValueError, match=expected):
+        encode([record], strict, Encoding(template="chat"))

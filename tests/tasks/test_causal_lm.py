@@ -1,5 +1,7 @@
 """The loss against its definition; what gradient checkpointing and batching must not change."""
 
+from functools import partial
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -7,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tera_pl.adapters import TeraConfig
 from tera_pl.models.backbone import Backbone
 from tera_pl.tasks import CausalLMTask, Generation
+from tera_pl.tasks.generation import generate_answers
 
 IDS = [[1, 5, 6, 7, 2], [1, 8, 9, 2, 0]]
 LABELS = [[-100, -100, 6, 7, 2], [-100, 8, 9, 2, -100]]
@@ -143,6 +146,24 @@ def test_answers_end_at_the_end_of_sequence(tiny_backbone, monkeypatch):
     prompt = torch.tensor([[1, 5]])
     batch = {"prompt_input_ids": prompt, "prompt_attention_mask": torch.ones_like(prompt)}
     assert task.generate(batch) == ["blue"]
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_answers_end_at_the_tokens_of_the_data(tiny_backbone, num_beams):
+    task = make_task(tiny_backbone)
+    prompt = torch.tensor([[1, 5, 6]])
+    batch = {"prompt_input_ids": prompt, "prompt_attention_mask": torch.ones_like(prompt)}
+    generation = Generation(max_new_tokens=6, num_beams=num_beams)
+    ask = partial(generate_answers, task.model, task.tokenizer, batch, generation, synced=False)
+    words = ask()[0].split()
+    assert len(set(words)) > 1  # of a random model
+    stop = next(word for word in words if word != words[0])
+    expected = words[: words.index(stop)]
+    (answer,) = ask(stop_token_ids=[task.tokenizer.convert_tokens_to_ids(stop)])
+    if num_beams == 1:
+        assert answer.split() == expected
+    else:  # other beams may win, none of which has the token
+        assert stop not in answer.split()
 
 
 def test_foreign_tokenizer_is_refused(tiny_backbone, tmp_path):
