@@ -28,8 +28,9 @@ def estimate_run(
         length: Tokens per example; by default the longest that the configuration allows.
 
     Returns:
-        The result of `estimate_training`, with that of `estimate_generation` as `validation`,
-        `device_bytes`, and `fits`: whether the larger peak is at most that.
+        The result of `estimate_training`, with that of `estimate_generation` as `validation` (None
+        where candidates are scored, whose memory is not estimated), `device_bytes`, and `fits`:
+        whether the larger peak is at most that.
 
     Raises:
         UserError: If the task is not a `CausalLMTask`, its backbone has no `config.json` on this
@@ -43,8 +44,10 @@ def estimate_run(
     batch = longest_batch(data, batch_size, length)
     found = estimate_training(task, trainer, batch)
     memory = found["memory_bytes"]
-    generation = estimate_generation(task, data, batch["input_ids"].shape[1], memory)
-    peak = max(memory["total"], generation["memory_bytes"]["total"])
+    generation, peak = None, memory["total"]
+    if not task.scores_candidates():
+        generation = estimate_generation(task, data, batch["input_ids"].shape[1], memory)
+        peak = max(peak, generation["memory_bytes"]["total"])
     return found | {
         "validation": generation,
         "device_bytes": device_bytes,

@@ -15,7 +15,6 @@ def as_table(found: dict[str, Any]) -> str:
         Lines of text.
     """
     counts, flops = found["counts"], found["flops_per_token"]
-    generation = found["validation"]
     of_trained = [f"{counts[f'trained_{kind}']:,} {kind}" for kind in ("norms", "biases")]
     sections = {
         f"{found['adapter'] or 'full fine-tuning'} on {found['backbone']}": {},
@@ -30,9 +29,7 @@ def as_table(found: dict[str, Any]) -> str:
         f"peak memory of a training step, GB (10^9 bytes): {found['batch_size']} x "
         f"{found['length']} tokens, {found['supervised_length']} of {found['length']} "
         "supervised": _gigabytes(found["memory_bytes"]),
-        f"peak memory of generation in the {generation['stage']}, GB: {generation['prompts']} "
-        f"prompts x {generation['beams']} beams x ({generation['prompt_length']} + "
-        f"{generation['new_tokens']}) tokens": _gigabytes(generation["memory_bytes"]),
+        **_generation(found["validation"]),
         "forward and backward, GFLOP per token": {
             "base, frozen": f"{flops['base'] / GB:.3f}",
             "as configured": f"{flops['adapted'] / GB:.3f}",
@@ -44,6 +41,16 @@ def as_table(found: dict[str, Any]) -> str:
         lines += [f"  {key:<20}{value:>16}" for key, value in rows.items()]
     verdict = "fits" if found["fits"] else "DOES NOT FIT"
     return "\n".join([*lines, f"{verdict} into {found['device_bytes'] / GB:g} GB"])
+
+
+def _generation(found: dict[str, Any] | None) -> dict[str, dict[str, str]]:
+    if found is None:
+        return {"nothing is generated; the memory of scoring candidates is not estimated": {}}
+    title = (
+        f"peak memory of generation in the {found['stage']}, GB: {found['prompts']} prompts x "
+        f"{found['beams']} beams x ({found['prompt_length']} + {found['new_tokens']}) tokens"
+    )
+    return {title: _gigabytes(found["memory_bytes"])}
 
 
 def _gigabytes(parts: dict[str, int]) -> dict[str, str]:

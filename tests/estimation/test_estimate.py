@@ -227,6 +227,17 @@ def test_run_fits_if_its_validation_does(write, capsys):
         assert estimate(capsys, path, f"--device_gb={share * needed / 1e9}")["fits"] == fits
 
 
+def test_scoring_candidates_generates_nothing(write, capsys):
+    arguments = ["--model.init_args.metric=tera_pl.metrics.ChoiceLikelihood"]
+    path = write(TERA)
+    found = estimate(capsys, path, *arguments, "--checkpoint.monitor=val/loss")
+    assert found["validation"] is None
+    needed = found["memory_bytes"]["total"]
+    for share, fits in ((1.01, True), (0.99, False)):
+        limit = f"--device_gb={share * needed / 1e9}"
+        assert estimate(capsys, path, *arguments, limit)["fits"] == fits
+
+
 def test_memory_grows_with_the_batch(write, capsys):
     path = write(TERA)
     one, four = (estimate(capsys, path, "--batch", n)["memory_bytes"] for n in ("1", "4"))
