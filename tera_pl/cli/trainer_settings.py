@@ -27,7 +27,7 @@ _MINIMUM = {
 }
 # Zero of them trains nothing, and Lightning ends such a run as if it were done.
 _TRAINING = ("max_steps", "max_epochs", "limit_train_batches")
-_UNSUPPORTED: dict[type[Callback], str] = {
+UNSUPPORTED: dict[type[Callback], str] = {
     WeightAveraging: "it keeps and saves a second copy of the base; checkpoints here hold the "
     "trained tensors only",
     StochasticWeightAveraging: "it keeps a second copy of the base and replaces the learning rate "
@@ -77,7 +77,7 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
         UserError: If one is unsupported.
     """
     for callback in callbacks:
-        for cls, reason in _UNSUPPORTED.items():
+        for cls, reason in UNSUPPORTED.items():
             if isinstance(callback, cls):
                 raise UserError(
                     f"trainer.callbacks: {type(callback).__name__} is unsupported: {reason}"

@@ -1,6 +1,7 @@
 """Ranks that cannot be computed cost a run a row and a warning, and nothing else."""
 
 import csv
+import re
 from types import SimpleNamespace
 
 import peft
@@ -12,6 +13,7 @@ from tera_pl.analysis.spectra import Spectrum
 from tera_pl.callbacks import ranks
 from tera_pl.callbacks.ranks import RankLogger
 from tera_pl.reporting.runs import Run
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -121,3 +123,11 @@ def test_the_figure_has_a_color_for_each_module_and_the_width_of_tensorboard():
     colors = {line.get_label(): line.get_color() for line in axes.get_lines()}
     assert colors["q_proj"] != colors["v_proj"]
     assert figure.get_figwidth() * figure.dpi == 350
+
+
+def test_the_script_of_the_page_measures(capsys):
+    (script,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/loggers.md").read_text(), re.DOTALL
+    )
+    exec(script.replace("2048, 2048", "64, 64").replace("576", "24").replace("192", "8"), {})
+    assert len(capsys.readouterr().out.split()) == 3

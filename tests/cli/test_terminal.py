@@ -92,3 +92,12 @@ def test_help_names_what_fits_and_how_to_see_more(subcommand, capsys):
     assert "datamodules.MiniWorld" in text
     assert "--quiet" in text
     assert "A DataModule standardizes" not in text
+    for listed in ("EarlyStopping", "tera_pl.callbacks.PeftComparison", "loggers.WandbLogger"):
+        assert listed in text
+    # Bases, callbacks with keys of their own, and what a run refuses.
+    for name in (
+        *("lightning.LightningModule", "EvaluationModule", "InstructionDataModule"),
+        *("callbacks.BestCheckpoint", "callbacks.RankLogger", "DummyLogger"),
+        *("callbacks.WeightAveraging", "EMAWeightAveraging", "strategies.FSDPStrategy"),
+    ):
+        assert not re.search(rf"(?<![(]){re.escape(name)}[,)]", text), name
