@@ -6,6 +6,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 
 from tera_pl.adapters.initialization import remember_initialization, sample_weights
+from tera_pl.adapters.quantized_methods import check_quantized_method
 from tera_pl.errors import UserError
 
 # Methods that need a training loop of their own, which no attribute of the method declares. Without
@@ -52,6 +53,7 @@ def inject(model: Any, config: PeftConfig, revision: str | None = None) -> PeftM
         UserError: If the method cannot be trained here.
     """
     check_supported(config)
+    check_quantized_method(model, config)
     before = sample_weights(model)
     try:
         adapted = get_peft_model(model, config, revision=revision)
@@ -97,4 +99,6 @@ def is_from_meta(error: Exception, model: nn.Module) -> bool:
         no result without values.
     """
     on_meta = any(parameter.device.type == "meta" for parameter in model.parameters())
-    return on_meta and "meta" in str(error).lower()
+    # The second is of a copy of a 4-bit weight.
+    reasons = ("meta", "incompatible tensor type")
+    return on_meta and any(reason in str(error).lower() for reason in reasons)

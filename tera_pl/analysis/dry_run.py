@@ -7,6 +7,8 @@ Floating-point operations are counted by torch's own formulas: 2 m n k for a pro
 (k, n); elementwise operations are not counted.
 """
 
+import math
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -278,8 +280,20 @@ def _flop_counter() -> FlopCounterMode:
     formulas: dict[Any, Any] = {
         FUSED_ATTENTION: _attention_flops,
         FUSED_ATTENTION_BACKWARD: _attention_backward_flops,
+        **_quantized_products(),
     }
     return FlopCounterMode(display=False, custom_mapping=formulas)
+
+
+def _quantized_products() -> dict[Any, Any]:
+    """Formulas for the products of bitsandbytes, which torch does not know."""
+    if "bitsandbytes" not in sys.modules:
+        return {}
+    library = torch.ops.bitsandbytes
+    return {
+        library.gemm_4bit: lambda x, _, weight, *__, **___: 2 * math.prod(x) * weight[0],
+        library.int8_scaled_mm: lambda x, weight, *_, **__: 2 * math.prod(x) * weight[0],
+    }
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

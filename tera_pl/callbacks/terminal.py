@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from tera_pl.adapters.quantized import quantized_layers
 from tera_pl.analysis import count
 from tera_pl.callbacks.task import Task
 from tera_pl.checkpointing.run_directory import run_directory
@@ -177,7 +178,9 @@ def _describe_model(task: Task) -> str:
     counts = count(task.model)
     base = counts.base + (0 if task.adapter else counts.trained)
     dtype = str(model.dtype).removeprefix("torch.")
-    return f"{task.backbone.path}: {type(model).__name__}, {base:,} parameters, {dtype}"
+    layers = len(quantized_layers(model))
+    quantized = f", {layers} layers quantized" if layers else ""
+    return f"{task.backbone.path}: {type(model).__name__}, {base:,} parameters, {dtype}{quantized}"
 
 
 def _describe_method(task: Task) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tera_pl.adapters.quantized import bytes_of_scales
 from tera_pl.analysis import Counts, Usage, bytes_of, count, count_flops, dry_run
 from tera_pl.contracts import complete
 from tera_pl.errors import UserError
@@ -46,7 +47,7 @@ def estimate_training(
     """
     autocast = _autocast_dtype(trainer["precision"], task)
     base = _load_base(task)
-    base_bytes = bytes_of(base.parameters())
+    base_bytes = bytes_of(base.parameters()) + bytes_of_scales(base.modules())
     model = base if task.adapter is None else add_adapter(base, task.adapter)
     task.model = prepare_training(model, task.backbone)
     counts = count(model)
@@ -71,13 +72,20 @@ def estimate_training(
         "supervised_length": int((batch["labels"][0] != IGNORED).sum()),
         "counts": asdict(counts),
         "disk_bytes": {
-            "base": base_bytes,
+            "base": _disk_bytes(task, base_bytes),
             "adapter": counts.stored_bytes,
             "checkpoint": bytes_of(trained) + bytes_of(state),
         },
         "memory_bytes": _memory(task, base_bytes, counts, usage, bytes_of(trained)),
         "flops_per_token": _flops_per_token(task, batch, usage),
     }
+
+
+def _disk_bytes(task: CausalLMTask, base_bytes: int) -> int:
+    """Bytes of the base in files, where it is not quantized yet."""
+    if task.backbone.quantization is None:
+        return base_bytes
+    return bytes_of(load_meta_model(task.backbone, quantized=False).parameters())
 
 
 def _memory(

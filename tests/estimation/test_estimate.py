@@ -176,6 +176,26 @@ def test_kronecker_factors_are_counted_as_the_parts_they_are(write, capsys):
     assert found == factor + outs + cores
 
 
+@pytest.mark.parametrize("settings", [{"load_in_4bit": True}, {"load_in_8bit": True}])
+def test_quantized_weights_take_their_own_bytes_and_the_same_products(settings, write, capsys):
+    pytest.importorskip("bitsandbytes")
+    quantization = {"class_path": "transformers.BitsAndBytesConfig", "init_args": settings}
+    plain = estimate(capsys, write(LORA))
+    path = write(LORA, quantization=quantization)
+    found = estimate(capsys, path)
+    assert found["flops_per_token"] == plain["flops_per_token"]
+    assert found["counts"]["base"] == plain["counts"]["base"]
+    assert found["disk_bytes"]["base"] == plain["disk_bytes"]["base"]
+    layers = 3 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 344)
+    rest = 4 * (found["counts"]["base"] - layers)
+    if "load_in_4bit" in settings:
+        # Half a byte each, a float32 for every 64, and of every layer the 16 values of its type.
+        expected = layers / 2 + 4 * layers / 64 + 3 * 7 * 16 * 4
+    else:
+        expected = layers + 3 * 4 * (3 * 128 + 2 * 64 + 2 * 344)  # a float32 for every row
+    assert found["memory_bytes"]["base"] == rest + expected
+
+
 def test_parameters_disk_space_and_overrides(write, capsys):
     path = write(LORA)
     found = estimate(capsys, path, "--batch", "2", "--length", "16", "--device_gb", "0.003")

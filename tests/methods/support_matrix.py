@@ -183,7 +183,7 @@ def _merges(
 def _converts(model: Any, config: PeftConfig | None, expected: torch.Tensor) -> bool:
     if config is None:
         raise UserError("no adapter")
-    trained_model = TrainedModel(copy.deepcopy(model), config, None, None)
+    trained_model = TrainedModel(copy.deepcopy(model), config, None, None, None)
     convert(trained_model, LoraSettings(rank=24))
     return close(logits(trained_model.model), expected, 1e-4)
 
