@@ -256,6 +256,11 @@ class InstructionDataModule(LightningDataModule):
         if self.leaks == "drop":
             self._training_files |= test_files
             records = [record for record in records if record["id"] not in leaks["found"]]
+            if not records:
+                raise UserError(
+                    "data.leaks is drop, and every training question occurs in the test data: "
+                    "expected other test data, or report"
+                )
         return records
 
     def _count_repeats(self, name: str, records: Sequence[Record]) -> None:

@@ -12,6 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.errors import UserError
 from datamodules.records import Message, Record
 
+ROLES = {name: name for name in ("system", "user", "assistant")} | {
+    "human": "user",  # ShareGPT's
+    "gpt": "assistant",
+}
 CHAT = "chat"  # the value of `encoding.template`
 # What templates get instead of today's date: the one that Llama 3.1 has where there is no clock.
 DATE = date(2024, 7, 26)
@@ -172,30 +176,37 @@ def check_messages(messages: Any, place: str) -> list[Message]:
     """Check a dialogue that was read from a file.
 
     Args:
-        messages: What the file has.
+        messages: What the file has: turns of `role` and `content`, or of `from` and `value` with
+            the roles of ShareGPT (`human`, `gpt`).
         place: File and record, for messages of errors.
 
     Returns:
-        The same, with `role` and `content` only.
+        The turns, with `role` and `content` only.
 
     Raises:
         UserError: If it is not a list of turns with text that ends with the assistant's.
     """
     expected = (
-        "expected a list of objects with role (system, user or assistant) and content, both text"
+        "expected a list of objects with role (system, user or assistant) and content, or with "
+        "from (system, human or gpt) and value, all text"
     )
     if not isinstance(messages, list) or not messages:
         raise UserError(f"{place}: messages: {expected}")
     checked: list[Message] = []
     for number, turn in enumerate(messages):
         where = f"{place}, message {number}"
-        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
+        if not isinstance(turn, dict):
             raise UserError(f"{where}: {expected}")
-        if turn.get("role") not in {"system", "user", "assistant"}:
-            raise UserError(f"{where}: role is {turn.get('role')!r}: {expected}")
-        if not turn["content"].strip():
-            raise UserError(f"{where}: content is empty")
-        checked.append({"role": turn["role"], "content": turn["content"]})
+        # Tables give every turn the keys of all turns, with null where it has none.
+        names = ("from", "value") if turn.get("from") is not None else ("role", "content")
+        role, content = (turn.get(name) for name in names)
+        if not isinstance(role, str) or role not in ROLES:
+            raise UserError(f"{where}: {names[0]} is {role!r}: {expected}")
+        if not isinstance(content, str):
+            raise UserError(f"{where}: {names[1]} is {content!r}: {expected}")
+        if not content.strip():
+            raise UserError(f"{where}: {names[1]} is empty")
+        checked.append({"role": ROLES[role], "content": content})
     if checked[-1]["role"] != "assistant" or len(checked) < 2:
         raise UserError(f"{place}: messages: expected the assistant's turn as the last of several")
     return checked

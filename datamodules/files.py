@@ -87,7 +87,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}, byte {error.start}: not UTF-8") from None
+        raise UserError(f"{path}, byte {error.start}: not UTF-8: save the file as UTF-8") from None
 
 
 def split_lines(text: str) -> list[str]:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from datamodules.base import InstructionDataModule
@@ -100,7 +101,13 @@ class Instructions(InstructionDataModule):
     def split(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
         """Hold out the validation examples, then repeat or thin out the rest by weight."""
         train, val = super().split(records)
-        return [record for record in train for _ in range(self._copies(record))], val
+        weighted = [record for record in train for _ in range(self._copies(record))]
+        if not weighted:
+            raise UserError(
+                f"data.train: the weights leave none of {len(train)} training examples: expected "
+                "larger ones"
+            )
+        return weighted, val
 
     def describe_protocol(self) -> dict[str, Any]:
         """Add what makes records: columns, sources with their weights, the held-out test."""
@@ -173,7 +180,10 @@ def _as_sources(given: str | list[Source], key: str) -> list[Source]:
             f"{key}: expected a file, a folder, the id of a dataset, or a list of those"
         )
     paths = [source.path for source in sources]
-    if len(set(paths)) < len(paths):
+    # However the path of a file is spelled.
+    spelled = [str(Path(path).resolve()) if Path(path).exists() else path for path in paths]
+    parts = zip(spelled, [(s.name, s.split, s.revision) for s in sources], strict=True)
+    if len(set(parts)) < len(paths):
         raise UserError(f"{key}: a source occurs twice ({', '.join(paths)}): give it a weight")
     return sources
 

@@ -22,6 +22,8 @@ JSON = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 TABLES = {".csv": ",", ".tsv": "\t"}
 PARQUET = (".parquet",)
 PATIENCE_S = 5
+# The default of 131,072 characters is for all tables of this process, and less than a document.
+csv.field_size_limit(2**31 - 1)
 _SAVED = ("dataset_info.json", "dataset_dict.json")  # what `save_to_disk` leaves in a folder
 _EXPECTED = (
     f"expected a file ({', '.join([*JSON, *TABLES, *PARQUET])}), a folder written by "
@@ -82,8 +84,13 @@ def read_rows(source: Source, split: str) -> Iterator[tuple[str, Mapping[str, An
         UserError: If there is no such source, or it is damaged.
     """
     path, name = Path(source.path), source.path.lower()
+    # One source may be given several times, each time another part of it.
+    parts = [f"{key} {value}" for key in ("name", "split") if (value := getattr(source, key))]
+    place = ", ".join([source.path, *parts])
+    if "://" in source.path:
+        raise UserError(f"{source.path} is an address on the web: download it and name the file")
     if path.is_dir():
-        yield from _numbered(source.path, _read_saved(path, source.split or split))
+        yield from _numbered(place, _read_saved(path, source.split or split))
     elif name.endswith(JSON):
         yield from _numbered(source.path, read_json(path))
     elif path.suffix.lower() in TABLES:
@@ -94,7 +101,7 @@ def read_rows(source: Source, split: str) -> Iterator[tuple[str, Mapping[str, An
         what = "a file of another kind" if path.exists() else "no such file"
         raise UserError(f"{source.path}: {what}: {_EXPECTED}")
     else:
-        yield from _numbered(source.path, _read_hub(source, source.split or split))
+        yield from _numbered(place, _read_hub(source, source.split or split))
 
 
 def _names_a_file(path: str) -> bool:

@@ -163,7 +163,10 @@ def _encode_batch(
     for_generation: bool,
 ) -> dict[str, list[Any]]:
     def tokens(texts: list[str]) -> list[list[int]]:
-        return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        # Not verbose: that a text is longer than the model's window is said before it is cut.
+        return tokenizer(
+            texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+        )["input_ids"]
 
     prompts = [encoding.train_prompt(text) for text in batch["prompt"]]
     prompt_ids: list[list[int]] | None = None

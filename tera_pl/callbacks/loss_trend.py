@@ -22,6 +22,7 @@ class LossTrend(Callback):
     def __init__(self) -> None:
         self.first: list[float] = []
         self.last: deque[float] = deque(maxlen=SAMPLE)
+        self._from_start = False
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Forget an earlier run."""

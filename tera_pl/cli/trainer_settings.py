@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -55,6 +56,12 @@ def check_trainer(settings: Mapping[str, Any], subcommand: str) -> None:
                 f"trainer.{name} is 0: fit would train nothing: expected more, or the subcommand "
                 "validate or test"
             )
+    max_time = settings.get("max_time")
+    if subcommand == "fit" and max_time is not None and _seconds(max_time) <= 0:
+        raise UserError(
+            f"trainer.max_time is {max_time}: fit would train nothing: expected more than 0, such "
+            "as 00:01:30:00 for an hour and a half"
+        )
     for name, minimum in _MINIMUM.items():
         value = settings.get(name)
         if value is not None and not minimum <= value < math.inf:
@@ -65,6 +72,19 @@ def check_trainer(settings: Mapping[str, Any], subcommand: str) -> None:
             f"trainer.val_check_interval is {interval}: expected a number of batches, or a share "
             "of an epoch up to 1.0"
         )
+
+
+def _seconds(max_time: str | timedelta | Mapping[str, int]) -> float:
+    """Convert a duration; one that Lightning refuses itself is infinite."""
+    try:
+        if isinstance(max_time, str):
+            days, hours, minutes, seconds = map(int, max_time.split(":"))
+            max_time = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        elif not isinstance(max_time, timedelta):
+            max_time = timedelta(**max_time)
+    except (ValueError, TypeError, OverflowError):
+        return math.inf
+    return max_time.total_seconds()
 
 
 def check_callbacks(callbacks: Sequence[Callback]) -> None:

@@ -174,7 +174,7 @@ class CausalLMTask(EvaluationModule):
     def configure_optimizers(self) -> Any:
         """Optimize the trainable tensors only."""
         optimizer = build_optimizer(self.optimizer, self.parameters())
-        scheduler = self.schedule.build(optimizer, int(self.trainer.estimated_stepping_batches))
+        scheduler = self.schedule.build(optimizer, self.trainer.estimated_stepping_batches)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},

@@ -30,10 +30,16 @@ class Schedule:
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise UserError(f"warmup_steps is {self.warmup_steps}: expected at least 0")
 
-    def build(self, optimizer: Optimizer, steps: int) -> LRScheduler:
-        """Build the scheduler of an optimizer for a number of optimizer steps."""
+    def build(self, optimizer: Optimizer, steps: float) -> LRScheduler:
+        """Build the scheduler of an optimizer for a number of optimizer steps, maybe infinite."""
+        if self.name != "constant_with_warmup" and not math.isfinite(steps):
+            raise UserError(
+                f"model.init_args.schedule.name is {self.name}, and the run has no end: expected "
+                "trainer.max_steps or trainer.max_epochs, or constant_with_warmup"
+            )
+        number = int(steps) if math.isfinite(steps) else None
         return get_scheduler(
-            self.name, optimizer, num_warmup_steps=self.warmup(steps), num_training_steps=steps
+            self.name, optimizer, num_warmup_steps=self.warmup(steps), num_training_steps=number
         )
 
     def warmup(self, steps: float = math.inf) -> int:

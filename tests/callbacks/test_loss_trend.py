@@ -51,3 +51,7 @@ def test_nothing_to_say(losses):
 
 def test_resumed_runs_are_not_judged():
     assert warnings_of(NOISE, step=40) == []
+
+
+def test_a_run_that_is_stopped_before_training_is_not_judged():
+    LossTrend().on_fit_end(SimpleNamespace(), SimpleNamespace())

@@ -106,6 +106,14 @@ REFUSED = {
         ["--trainer.val_check_interval", "0"],
         "trainer.val_check_interval is 0: expected a number of batches",
     ),
+    "no time": (
+        ["--trainer.max_time", "00:00:00:00"],
+        "trainer.max_time is 00:00:00:00: fit would train nothing",
+    ),
+    "less than no time": (
+        ["--trainer.max_time", "{minutes: -1}"],
+        "trainer.max_time is {'minutes': -1}: fit would train nothing",
+    ),
     "strategy": (
         ["--trainer.strategy", "nope"],
         "trainer: You selected an invalid strategy name",

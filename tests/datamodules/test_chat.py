@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
 
-from datamodules import Columns, Encoding, Instructions, tokenization
+from datamodules import Columns, Encoding, Instructions, Source, tokenization
 from datamodules.chat import end_of_turn, prompt_text, tokenize_dialogue
 from datamodules.leaks import find_leaks
 from datamodules.special_tokens import prepare_tokenizer
@@ -194,12 +194,32 @@ def test_the_protocol_names_the_chat_template(tmp_path, tokenizer):
     assert found[0] == found[2] != found[1]
 
 
+@pytest.mark.parametrize("kind", ["json", "saved"])
+def test_dialogues_of_sharegpt(tmp_path, tokenizer, kind):
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    turns = [{"from": names[turn["role"]], "value": turn["content"]} for turn in DIALOGUE]
+    # Tables give every turn the keys of all: other rows have roles.
+    rows = [{"conversations": turns}, {"conversations": DIALOGUE}] * 5
+    columns = Columns(messages="conversations")
+    plain = with_template(tokenizer, PLAIN)
+    data = instructions(
+        tmp_path, plain, rows, columns=columns, encoding=Encoding(template="chat"), test="none.json"
+    )
+    if kind == "saved":
+        datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+        data.train_sources = [Source(str(tmp_path / "saved"))]
+    assert all(record["messages"] == DIALOGUE for record in data.train_records())
+
+
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
         ("hello", "messages: expected a list"),
         (DIALOGUE[:2], "the assistant's turn as the last"),
         ([{"role": "bot", "content": "a"}], "message 0: role is 'bot'"),
+        ([{"from": "bing", "value": "a"}], "message 0: from is 'bing'"),
+        ([{"from": "human", "value": None}], "message 0: value is None"),
+        ([{"role": "user", "content": ["a"]}], r"message 0: content is \['a'\]"),
         ([{"role": "user", "content": " "}, DIALOGUE[2]], "message 0: content is empty"),
     ],
 )

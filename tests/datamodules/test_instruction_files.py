@@ -184,6 +184,56 @@ def test_without_a_network_one_line_names_the_download(monkeypatch):
         Instructions(BASE, [Source("some/data", revision="v1")]).train_records()
 
 
+def test_a_source_is_given_once_however_it_is_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "a.json")
+    for other in ("./a.json", str(tmp_path / "a.json")):
+        with pytest.raises(ValueError, match=r"data\.train: a source occurs twice"):
+            Instructions(BASE, [Source("a.json"), Source(other)])
+
+
+def test_two_splits_of_one_folder_are_two_sources(tmp_path):
+    rows = [datasets.Dataset.from_list(ROWS), datasets.Dataset.from_list(ROWS[:10])]
+    path = str(tmp_path / "both")
+    datasets.DatasetDict(train=rows[0], more=rows[1]).save_to_disk(path)
+    given = [Source(path), Source(path, split="more", weight=3)]
+    records = Instructions(BASE, given, test=path, columns=COLUMNS).test_sources
+    assert records == [Source(path)]
+    test = [Source(path, split="more")]
+    data = Instructions(BASE, given, test=test, columns=COLUMNS)
+    found = examples(data, "train", "val")
+    assert len({record["id"] for record in data.train_records()}) == 50
+    counts = Counter(found["train"])
+    # Those of the first ten that are not held out occur once, and three times more.
+    assert {n for _, n in counts.items()} <= {1, 3, 4}
+    assert 4 in counts.values()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train": [Source("a.json", weight=1e-9)]}, "the weights leave none of 33 training"),
+        ({"train": "a.json", "test": "a.json", "leaks": "drop"}, "every training question occurs"),
+        ({"train": "https://example.org/a.json"}, "an address on the web: download it"),
+        ({"train": "wide.csv"}, r"wide\.csv, byte 0: not UTF-8: save the file as UTF-8"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*occur in a test set")
+def test_data_that_leaves_nothing_to_train_on(tmp_path, monkeypatch, settings, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "a.json")
+    (tmp_path / "wide.csv").write_text("a,b\n1,2\n", encoding="utf-16")
+    with pytest.raises(ValueError, match=message):
+        Instructions(BASE, columns=COLUMNS, **settings).setup("fit")
+
+
+def test_fields_of_a_table_may_be_long(tmp_path):
+    long = "a, " * 100_000
+    (tmp_path / "a.csv").write_text(f'q,r\nshort,yes\n"{long}",no\n')
+    data = Instructions(BASE, str(tmp_path / "a.csv"), test="b.csv", columns=Columns("q", "r"))
+    assert [record["prompt"] for record in data.train_records()] == ["short", long]
+
+
 @pytest.mark.parametrize("template", ["{a", "a}", "{}", "{{a}"])
 def test_templates_with_a_single_brace(template):
     with pytest.raises(ValueError, match=r"data\.columns\.prompt is"):
