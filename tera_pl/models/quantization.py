@@ -160,20 +160,28 @@ def quantize_shapes(model: PreTrainedModel, quantization: Any, dtype: torch.dtyp
 
 
 def _quantize_shape(layer: Any, dtype: torch.dtype) -> None:
+    """Do to a layer what bitsandbytes does when it moves to a device with values."""
+    from bitsandbytes.functional import int8_vectorwise_quant, quantize_4bit
+
     weight = layer.weight
-    weight.data = weight.data.to(dtype)
-    nested = getattr(weight, "compress_statistics", False)
-    if hasattr(weight, "compress_statistics"):
-        # The second level reads a value, which the meta device does not have.
-        weight.compress_statistics = False
-    weight._quantize("meta")
     if layer.bias is not None:
         layer.bias.data = layer.bias.data.to(dtype)
-    if hasattr(layer, "state"):  # 8 bit: how many columns have outliers depends on values
-        layer.state.threshold = 0.0
-    elif nested:
-        weight.compress_statistics = True
-        _nest(weight.quant_state)
+    if hasattr(layer, "state"):
+        weight.data, weight.SCB, _ = int8_vectorwise_quant(weight.data.to(torch.float16))
+        weight.CB = weight.data
+        layer.state.threshold = 0.0  # how many columns have outliers depends on values
+        return
+    # The second level reads a value, which the meta device does not have.
+    weight.data, state = quantize_4bit(
+        weight.data.to(dtype),
+        blocksize=weight.blocksize,
+        quant_type=weight.quant_type,
+        quant_storage=weight.quant_storage,
+    )
+    if weight.compress_statistics:
+        _nest(state)
+    weight.quant_state = layer.quant_state = state
+    weight.bnb_quantized = True
 
 
 def _nest(state: Any) -> None:
