@@ -27,6 +27,11 @@ class Column:
     factor: float = 100.0
     lower_is_better: bool = False
 
+    @property
+    def axis_label(self) -> str:
+        """Label of an axis, with the unit."""
+        return f"{self.title}, {'nats per token' if self.name == 'loss' else '%'}"
+
     def value(self, run: Run) -> float | None:
         """Compute the score of a run in percent, or None if one of the scores is missing."""
         found = [run.scores.get(name) for name in self.scores]
@@ -61,9 +66,14 @@ def layout_for(dataset: str, runs: Sequence[Run]) -> Layout:
         runs: Its runs, whose scores are the columns of a dataset that the paper does not use.
 
     Returns:
-        The layout of the paper's table 2, 3 or 4, or accuracies by sub-task.
+        The layout of the paper's table 2, 3 or 4, if a run has one of its scores; otherwise
+        accuracies by sub-task or what other scores there are, or else the loss.
     """
-    return _LAYOUTS[dataset] if dataset in _LAYOUTS else _generic(dataset, runs)
+    known = _LAYOUTS.get(dataset)
+    names = {name for column in known.columns for name in column.scores} if known else set()
+    if known and any(names & run.scores.keys() for run in runs):
+        return known
+    return _generic(dataset, runs)
 
 
 def _accuracy(name: str, title: str) -> Column:

@@ -79,7 +79,7 @@ def draw_tensorizations(tensorizations: Mapping[str, Group], headline: Column) -
                 )
         drawn[kind] += 1
     _set_axes(by_params, headline)
-    by_order.set(xlabel="order of the update, N", ylabel=f"{headline.title}, %")
+    by_order.set(xlabel="order of the update, N", ylabel=headline.axis_label)
     by_order.margins(x=0.1)  # for the labels
     by_order.xaxis.set_major_locator(MaxNLocator(integer=True))
     add_legend(figure, by_params)
@@ -141,7 +141,7 @@ def _sd(values: Sequence[float]) -> float:
 
 
 def _set_axes(axes: Axes, headline: Column) -> None:
-    axes.set(xscale="log", xlabel="trainable parameters", ylabel=f"{headline.title}, %")
+    axes.set(xscale="log", xlabel="trainable parameters", ylabel=headline.axis_label)
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 50 * low else (1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

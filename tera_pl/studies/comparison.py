@@ -87,13 +87,14 @@ def write_results(output: Path, rows: Sequence[Row]) -> None:
 
 def as_table(rows: Sequence[Row]) -> str:
     """Format the rows of a study as a Markdown table."""
+    unit = "" if all(row["score"] == "loss" for row in rows) else ", %"
     head = (
-        "| | score, % | sd | test loss | learning rate | trainable parameters | stored bytes | "
+        f"| | score{unit} | sd | test loss | learning rate | trainable parameters | stored bytes | "
         "seconds | peak memory, MB |"
     )
     lines = [head, "|" + "---|" * 9]
     lines += [
-        f"| {row['name']} | {_percent(row, 'mean')} | {_percent(row, 'sd')} | "
+        f"| {row['name']} | {_format(row, 'mean')} | {_format(row, 'sd')} | "
         f"{statistics.mean(row['losses']):.3f} | {row['lr']:g} | "
         f"{row['trained']:,} | {row['stored_bytes']:,} | {row['seconds']:.0f} | "
         f"{row['peak_memory_bytes'] / 2**20:.0f} |"
@@ -102,8 +103,10 @@ def as_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _percent(row: Row, name: str) -> str:
-    """Format a score in percent: accuracies are fractions, other scores are percent already."""
+def _format(row: Row, name: str) -> str:
+    """Format a loss, or a score in percent: accuracies are fractions, others are percent."""
+    if row["score"] == "loss":
+        return f"{row[name]:.4f}"
     return f"{row[name] * (100 if row['score'].startswith('accuracy') else 1):.1f}"
 
 

@@ -82,6 +82,17 @@ def test_of_losses_the_lowest_is_best(tmp_path):
     assert {group.label for group in best} == {"LoRA (lr=0.2)", "TeRA"}
 
 
+def test_without_the_scores_of_its_table_a_dataset_has_its_loss(tmp_path):
+    write_run(tmp_path / "0", {"loss": 2.0}, dataset="ConvAI2")
+    (run,), _ = read_runs([tmp_path])
+    layout = layout_for("ConvAI2", [run])
+    assert [column.name for column in layout.columns] == ["loss"]
+    assert layout.headline.axis_label == "loss, nats per token"
+    write_run(tmp_path / "1", {"loss": 2.0, "bleu": 1.0}, dataset="ConvAI2", seed=1)
+    layout = layout_for("ConvAI2", read_runs([tmp_path])[0])
+    assert layout.headline.axis_label == "average, %"
+
+
 def test_losses_are_in_the_report_and_damage_is_one_line(tmp_path, capsys):
     path = run_with(tmp_path / "runs" / "0", [2.0, 8.0, 14.0])
     assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]) == 0

@@ -80,6 +80,14 @@ def test_accuracies_are_shown_in_percent_and_other_scores_are_percent():
     ]
 
 
+def test_losses_are_shown_in_nats():
+    row = {"name": "a", "mean": 3.0884, "sd": 0.00123, "losses": [1.0], "lr": 0.1, "seconds": 1.0}
+    row |= {"trained": 7, "stored_bytes": 28, "peak_memory_bytes": 2**20, "score": "loss"}
+    head, _, line = comparison.as_table([row]).splitlines()
+    assert head.split(" | ")[1:3] == ["score", "sd"]
+    assert line.split(" | ")[1:3] == ["3.0884", "0.0012"]
+
+
 def test_a_failed_seed_fails_its_line_alone(config, calls, monkeypatch, tmp_path):
     config.write_text(config.read_text() + "  b: {config: b.yaml}\n")
     skip_where(monkeypatch, lambda folder: "out/a" in str(folder) and "seed4" in folder.name)
