@@ -66,6 +66,20 @@ def test_a_batch_without_a_field_is_refused_in_one_line(field, always, answered)
         check_batch(batch, Plain(), answered=answered)
 
 
+def test_candidates_without_a_row_each_are_refused_in_one_line():
+    row: dict[str, Any] = {"input_ids": [1, 2], "labels": [-100, 2], "prompt_ids": [1]}
+    row["record"] = dict.fromkeys(contracts.Record.__required_keys__, "") | {"candidates": [{}, {}]}
+    with pytest.raises(UserError, match="the records of Plain have no candidates"):
+        check_batch(EvalCollator(0)([row]), Plain(), answered=True, by_likelihood=True)
+    row |= {"candidate_ids": [[1, 2], [1, 3]], "candidate_scored": [1, 1]}
+    batch = EvalCollator(0)([row])
+    check_batch(batch, Plain(), answered=True, by_likelihood=True)
+    check_batch(batch, Plain(), answered=False, by_likelihood=True)
+    batch["records"] = batch["records"] * 2
+    with pytest.raises(UserError, match=r"Plain has 2 rows of candidates, .* have 4 candidates"):
+        check_batch(batch, Plain(), answered=True, by_likelihood=True)
+
+
 def test_a_record_without_a_field_is_refused_in_one_line():
     batch: dict[str, Any] = dict.fromkeys(contracts.EvalBatch.__required_keys__, torch.ones(1, 1))
     batch["records"] = [{"id": "a:0", "task": "a", "prompt": "?"}]
