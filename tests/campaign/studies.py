@@ -39,7 +39,7 @@ def make(rng: random.Random, folder: Path, world: World) -> Case:
         (folder / "study.yaml").write_text(yaml.safe_dump(content))
     ran: list[Any] = []
 
-    def finish(run: Any, processes: Any, *, test: bool) -> dict[str, Any]:
+    def finish(run: Any, processes: Any, *, test: bool, is_hopeless: Any) -> dict[str, Any]:
         ran.append(run)
         return json.loads(json.dumps(DONE))
 
