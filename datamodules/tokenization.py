@@ -53,11 +53,10 @@ def encode(
             supervised, or a candidate cannot be scored, naming the record.
     """
     with_candidates = for_generation and has_candidates(records, encoding)
+    columns: dict[str, list[Any]]
     if encoding.is_chat:
-        columns: dict[str, list[Any]] = {
-            "messages": [messages_of(record) for record in records],
-            "id": [record["id"] for record in records],
-        }
+        columns = {"messages": [messages_of(record) for record in records]}
+        columns["id"] = [record["id"] for record in records]
     else:
         columns = {name: [r[name] for r in records] for name in ("prompt", "response")}
     if with_candidates:

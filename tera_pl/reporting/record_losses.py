@@ -11,6 +11,8 @@ from tera_pl.checkpointing.atomic_writes import write_atomically
 from tera_pl.metrics import RecordLoss
 from tera_pl.reporting.result_files import damaged
 
+COLUMNS = ("id", "nll", "tokens")
+
 
 def losses_file(stage: str) -> str:
     """Name the file in a run directory: `losses_test.csv`.
@@ -33,7 +35,7 @@ def write_losses(path: Path, losses: Sequence[RecordLoss]) -> None:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(RecordLoss._fields)
+    writer.writerow(COLUMNS)
     writer.writerows(losses)
     write_atomically(path, text.getvalue())
 
@@ -55,7 +57,7 @@ def read_losses(path: Path) -> list[RecordLoss]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             head, *rows = csv.reader(file)
-        if head != list(RecordLoss._fields):
+        if head != list(COLUMNS):
             raise ValueError(f"its columns are {', '.join(head)[:80]}")
         return [RecordLoss(name, float(nll), int(tokens)) for name, nll, tokens in rows]
     except (OSError, ValueError, csv.Error) as error:
@@ -74,7 +76,9 @@ def average_losses(runs: Sequence[Sequence[RecordLoss]]) -> list[RecordLoss]:
     if not runs or any(_keys(run) != _keys(runs[0]) for run in runs):
         return []
     means = np.mean([[row.nll for row in run] for run in runs], axis=0)
-    return [row._replace(nll=float(nll)) for row, nll in zip(runs[0], means, strict=True)]
+    return [
+        RecordLoss(row.id, float(nll), row.tokens) for row, nll in zip(runs[0], means, strict=True)
+    ]
 
 
 def differences(losses: Sequence[RecordLoss], others: Sequence[RecordLoss]) -> list[RecordLoss]:
@@ -90,7 +94,7 @@ def differences(losses: Sequence[RecordLoss], others: Sequence[RecordLoss]) -> l
     if _keys(losses) != _keys(others):
         return []
     pairs = zip(losses, others, strict=True)
-    return [row._replace(nll=row.nll - other.nll) for row, other in pairs]
+    return [RecordLoss(row.id, row.nll - other.nll, row.tokens) for row, other in pairs]
 
 
 def _keys(losses: Sequence[RecordLoss]) -> list[tuple[str, int]]:

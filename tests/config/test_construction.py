@@ -327,10 +327,7 @@ def test_null_is_null(key, form, tiny_config, capsys):
     arguments = ["fit", "--config", str(tiny_config)]
     code, _, cli = attempt([*arguments, *given], capsys)
     assert code == 0
-    found = cli.config.fit
-    for name in key.replace("data.encoding", "data.init_args.encoding").split("."):
-        found = found[name]
-    assert found is None
+    assert cli.config.fit[key.replace("data.encoding", "data.init_args.encoding")] is None
 
 
 def test_text_that_looks_like_null_is_text(tiny_config, capsys):

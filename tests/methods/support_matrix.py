@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from peft import PeftConfig, PeftModel
 from torch import nn
+from torch._dynamo.exc import Unsupported
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -30,7 +31,7 @@ from tera_pl.distributed.fsdp2 import average_gradients, shard_model
 from tera_pl.errors import UserError
 from tera_pl.export.lora import LoraSettings, convert
 from tera_pl.models.backbone import Backbone, add_adapter, load_meta_model, load_model
-from tera_pl.tasks.checks import check_quantized
+from tera_pl.tasks.checks import check_quantized, try_adapter
 from tera_pl.tasks.loss import prepare, supervised_loss
 from tests.conftest import ROOT, write_backbone
 from tests.forks import call
@@ -44,6 +45,7 @@ COLUMNS = (
     "merge",
     "LoRA",
     "mixed batch",
+    "compile",
     "4 bits",
     "8 bits",
     "DDP",
@@ -53,7 +55,7 @@ YES, NO = "yes", "no"
 
 IDS = torch.arange(4, 36).reshape(4, 8)
 # How libraries refuse; any other exception is a defect.
-REFUSALS = (UserError, ValueError, NotImplementedError, TypeError)
+REFUSALS = (UserError, ValueError, NotImplementedError, TypeError, Unsupported)
 QUANTIZED = {"4 bits": {"load_in_4bit": True}, "8 bits": {"load_in_8bit": True}}
 Cells = dict[str, str]
 
@@ -138,6 +140,7 @@ def in_one_process(name: str, backbone: Backbone, folder: Path) -> Cells:
     cells = {"fit": answer(lambda: any((before[n] != p).any() for n, p in middle.items()))}
     cells["resume"] = answer(lambda: _resumes(name, backbone, middle, after))
     cells["adapter"] = answer(lambda: close(_reload(model, backbone, folder), expected))
+    cells["compile"] = answer(lambda: _compiles(name, backbone))
     cells["mixed batch"] = answer(lambda: _mixes(name, backbone))
     for column, settings in QUANTIZED.items():
         quantized = Backbone(
@@ -204,8 +207,24 @@ def _mixes(name: str, backbone: Backbone) -> bool:
     return close(found[::2], alone[::2]) and close(found[1::2], logits(model)[1::2])
 
 
+def _compiles(name: str, backbone: Backbone) -> bool:
+    """A step through a compiled decoder layer changes the parameters as one without does."""
+    torch._dynamo.reset()
+    alone, compiled = build(name, backbone), build(name, backbone)
+    for model in (alone, compiled):
+        model.eval()  # dropout would be drawn in another order
+    layer = next(m for m in compiled.modules() if type(m).__name__ == "LlamaDecoderLayer")
+    layer.compile(fullgraph=True, backend="aot_eager")
+    for model in (alone, compiled):
+        step(model, 1)
+    found = trained(compiled)
+    return all(close(found[n], p, 1e-4) for n, p in trained(alone).items())
+
+
 def _trains(name: str, backbone: Backbone) -> bool:
-    check_quantized(load_meta_model(backbone), config_of(name), sharded=False)
+    base = load_meta_model(backbone)
+    check_quantized(base, config_of(name), sharded=False)
+    try_adapter(base, config_of(name))
     model = build(name, backbone)
     before = trained(model)
     step(model, 1)

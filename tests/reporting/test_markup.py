@@ -162,11 +162,13 @@ def test_a_model_card_of_hostile_settings_is_text(tmp_path):
             "revision": EVIL,
             "config_sha256": "0",
             "frozen_weights_sha256": "1",
+            "quantization": None,
         },
         tokenizer={"sha256": "2"},
         adapter={"target_modules": EVIL, "```": "```\n```"},
     )
-    task = SimpleNamespace(adapter=SimpleNamespace(peft_type="LORA"), spec=spec)
+    adapter, backbone = SimpleNamespace(peft_type="LORA"), SimpleNamespace(quantization=None)
+    task = SimpleNamespace(adapter=adapter, backbone=backbone, spec=spec)
     results = {"test": {"scores": {EVIL: 0.5}}, "settings": {"protocol": {"template": EVIL}}}
     write_card(tmp_path, task, tmp_path / "---\n# evil|" / "version_0", results, {})
     card = ModelCard((tmp_path / "README.md").read_text())
