@@ -187,7 +187,7 @@ def test_a_model_card_of_hostile_settings_is_text(tmp_path):
     assert titles[1:] == ["Scores", "Counts", "Identity", "Protocol", "Adapter"]
     blocks = [json.loads(t.content) for t in tokens if t.type == "fence"]
     assert blocks == [{"template": EVIL}, spec.adapter]
-    assert sum(t.type == "tr_open" for t in tokens) == 2 + 6
+    assert sum(t.type == "tr_open" for t in tokens) == 2 + 7
 
 
 def test_predictions_are_text():
