@@ -31,9 +31,35 @@ def test_the_site_builds_without_a_warning(tmp_path):
 def blocks(page):
     """Language and text of every fenced block, with the file that the text before names."""
     text = (ROOT / "docs" / page).read_text()
-    for found in re.finditer(r"(?ms)^```(\w+)\n(.*?)^```", text):
+    for found in re.finditer(r"(?ms)^```(\w*)\n(.*?)^```$", text):
         named = re.findall(r"`([\w.]+\.yaml)`", text[: found.start()])
         yield found[1], found[2], named[-1] if named else None
+
+
+# They need a cluster, data or weights that are not here, or hours; tests/test_docs.py checks their
+# names, and tests/studies/ and tests/reporting/ the commands.
+NOT_RUN = ("sbatch", "$", "tera_pl study", "tera_pl report", "tera_pl estimate", "smollm2")
+
+
+def commands(text):
+    """The commands of a block, one to a line, as lists of arguments."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.startswith("python -m tera_pl ") and not any(word in line for word in NOT_RUN):
+            yield shlex.split(line.removeprefix("python -m tera_pl "))
+
+
+@pytest.mark.parametrize("page", ["usage.md", "quantization.md"])
+def test_the_commands_of_a_how_to_page_run(page, tmp_path, monkeypatch):
+    """Each export page stands on the quickstart's run, which the first of its commands makes."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    ran = []
+    for language, text, _ in blocks(page):
+        for arguments in commands(text) if not language else ():
+            short = SHORT + SMALL if arguments[0] in {"fit", "test"} else []
+            assert main([*arguments, *short]) == 0, arguments
+            ran.append(arguments[0])
+    assert {"fit", "export"} <= set(ran)
 
 
 def test_the_tutorial_works(tmp_path, monkeypatch):
