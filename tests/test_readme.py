@@ -12,9 +12,8 @@ from tera_pl.studies.definition import read_study
 from tests.conftest import ROOT
 
 
-def block(page, kind):
-    (code,) = re.findall(rf"```{kind}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    return code
+def block(page, kind, number=0):
+    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)[number]
 
 
 def test_configuration_is_valid_and_every_value_is_used(tmp_path, monkeypatch, capsys):
@@ -48,3 +47,11 @@ def test_study_has_a_line_for_each_entry_and_combination(tmp_path):
     (tmp_path / "tera.yaml").write_text((path.parent / "tera.yaml").read_text())
     study = read_study(tmp_path / "study.yaml")
     assert len(study.entries) == 1 + 1 + 3
+
+
+def test_search_draws_what_it_says(tmp_path):
+    folder = ROOT / "configs" / "miniature"
+    (tmp_path / "study.yaml").write_text(block("docs/usage.md", "yaml", 1))
+    (tmp_path / "tera.yaml").write_text((folder / "tera.yaml").read_text())
+    search = read_study(tmp_path / "study.yaml").search
+    assert (search.trials, search.pruning, len(search.space)) == (20, True, 2)
