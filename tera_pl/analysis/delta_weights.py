@@ -9,11 +9,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.tuners.vera.layer import VeraLayer
 from torch import Tensor, nn
 
+from tera_pl.adapters.factored_layer import FactoredLayer
 from tera_pl.adapters.initialization import initial_parameters
 from tera_pl.adapters.layer import AdapterLayer
-from tera_pl.adapters.lora_xs.layer import LoraXsLayer
-from tera_pl.adapters.loretta.layer import LorettaLayer
-from tera_pl.adapters.lotr.layer import LotrLayer
 from tera_pl.adapters.tera.layer import TeraLayer
 from tera_pl.analysis.merged_layers import TOLERANCE, is_floating, is_transposed, merge_copy
 from tera_pl.analysis.spectra import (
@@ -196,7 +194,7 @@ def _factors(layer: Any, adapter_name: str) -> tuple[Tensor, Tensor] | None:
     """Two factors whose product is the weight update or its transpose, if the method has them."""
     if initial_parameters(layer) is not None:
         return None
-    if isinstance(layer, LoraXsLayer | LorettaLayer | LotrLayer):
+    if isinstance(layer, FactoredLayer):
         return layer.get_delta_factors(adapter_name)
     if isinstance(layer, VeraLayer):
         outer, inner = layer.vera_lambda_b[adapter_name], layer.vera_lambda_d[adapter_name]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from tera_pl.adapters.layer import AdapterLayer
+from tera_pl.adapters.factored_layer import FactoredLayer
 from tera_pl.adapters.lora_xs.config import LoraXsConfig
 from tera_pl.errors import UserError
 
@@ -34,7 +34,7 @@ class SingularVectors(nn.Module):
         self.register_buffer("right", (v * sign).contiguous())
 
 
-class LoraXsLayer(AdapterLayer):
+class LoraXsLayer(FactoredLayer):
     """A frozen linear layer with LoRA-XS weight updates, one per adapter.
 
     Args:
@@ -43,7 +43,7 @@ class LoraXsLayer(AdapterLayer):
     """
 
     adapter_layer_names = ("loraxs_matrix",)
-    other_param_names = (*AdapterLayer.other_param_names, "loraxs_vectors")
+    other_param_names = (*FactoredLayer.other_param_names, "loraxs_vectors")
 
     def __init__(self, base_layer: nn.Module, **kwargs: Any) -> None:
         super().__init__(base_layer, **kwargs)
@@ -88,18 +88,6 @@ class LoraXsLayer(AdapterLayer):
         matrix, left, right = self._parts(adapter_name)
         scaling = self.configs[adapter_name].scaling
         return scaling * (left @ matrix), right
-
-    def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """Form the weight update.
-
-        Args:
-            adapter_name: Its name.
-
-        Returns:
-            As in `AdapterLayer`.
-        """
-        left, right = self.get_delta_factors(adapter_name)
-        return left @ right
 
     def apply_delta_weight(self, adapter_name: str, x: Tensor) -> Tensor:
         """Multiply the input by the three factors, one after the other.

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tera_pl.adapters.layer import AdapterLayer
+from tera_pl.adapters.factored_layer import FactoredLayer
 from tera_pl.adapters.loretta.config import LorettaConfig
 from tera_pl.adapters.loretta.tensor_train import contract_train, draw_cores, plan_train
 
 
-class LorettaLayer(AdapterLayer):
+class LorettaLayer(FactoredLayer):
     """A frozen linear layer with LoRETTA weight updates, one per adapter.
 
     Args:
@@ -46,18 +46,6 @@ class LorettaLayer(AdapterLayer):
             second[-1].zero_()
         self.loretta_A[adapter_name] = nn.ParameterList(first)
         self.loretta_B[adapter_name] = nn.ParameterList(second)
-
-    def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """Multiply out `(alpha / r) (A B)^T`.
-
-        Args:
-            adapter_name: Its name.
-
-        Returns:
-            As in `AdapterLayer`.
-        """
-        left, right = self.get_delta_factors(adapter_name)
-        return left @ right
 
     def get_delta_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Return the two factors whose product is the weight update of an adapter.

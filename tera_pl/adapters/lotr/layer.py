@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tera_pl.adapters.layer import AdapterLayer
+from tera_pl.adapters.factored_layer import FactoredLayer
 from tera_pl.adapters.lotr.config import LotrConfig
 
 
@@ -30,7 +30,7 @@ class SharedFactors(nn.Module):
         self.group = group
 
 
-class LotrLayer(AdapterLayer):
+class LotrLayer(FactoredLayer):
     """A frozen linear layer with LoTR weight updates, one per adapter.
 
     Args:
@@ -58,18 +58,6 @@ class LotrLayer(AdapterLayer):
             nn.init.normal_(core, std=config.r**-0.5)
         self.lotr_shared[adapter_name] = shared["factors"]
         self.lotr_core[adapter_name] = nn.Parameter(core)
-
-    def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """Multiply out `(alpha / r) L M R`.
-
-        Args:
-            adapter_name: Its name.
-
-        Returns:
-            As in `AdapterLayer`.
-        """
-        left, right = self.get_delta_factors(adapter_name)
-        return left @ right
 
     def get_delta_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Return the two factors whose product is the weight update of an adapter.
