@@ -8,61 +8,33 @@ from typing import Any
 from tera_pl.errors import UserError
 
 
-def text(value: Any, path: Path, name: str) -> str:
-    """Accept a text that is not empty.
+def check_of(valid: Callable[[Any], bool], expected: str) -> Callable[[Any, Path, str], Any]:
+    """Make a check for a value.
 
     Args:
-        value: The value.
-        path: The study file, for the error.
-        name: Its dotted key, for the error.
+        valid: Whether a value is valid.
+        expected: What is expected, for the error.
 
     Returns:
-        The value.
-
-    Raises:
-        UserError: If it is another value.
+        A function of the value, the study file and the dotted key, that returns the value.
     """
-    if not isinstance(value, str) or not value:
-        raise UserError(f"{path}: {name} is {value!r}: expected a text")
-    return value
+
+    def check(value: Any, path: Path, name: str) -> Any:
+        if not valid(value):
+            raise UserError(f"{path}: {name} is {value!r}: expected {expected}")
+        return value
+
+    return check
 
 
-def number(value: Any, path: Path, name: str) -> float:
-    """Accept a finite number.
-
-    Args:
-        value: The value.
-        path: The study file, for the error.
-        name: Its dotted key, for the error.
-
-    Returns:
-        The value.
-
-    Raises:
-        UserError: If it is another value.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{path}: {name} is {value!r}: expected a number")
-    return value
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value is a number of a kind: Python counts True and False as integers."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def flag(value: Any, path: Path, name: str) -> bool:
-    """Accept a boolean.
-
-    Args:
-        value: The value.
-        path: The study file, for the error.
-        name: Its dotted key, for the error.
-
-    Returns:
-        The value.
-
-    Raises:
-        UserError: If it is another value.
-    """
-    if not isinstance(value, bool):
-        raise UserError(f"{path}: {name} is {value!r}: expected true or false")
-    return value
+text = check_of(lambda value: isinstance(value, str) and value != "", "a text")
+number = check_of(lambda value: _is_a(value, int | float) and math.isfinite(value), "a number")
+flag = check_of(lambda value: isinstance(value, bool), "true or false")
 
 
 def integer_from(least: int) -> Callable[[Any, Path, str], int]:
@@ -72,15 +44,9 @@ def integer_from(least: int) -> Callable[[Any, Path, str], int]:
         least: The smallest that is accepted.
 
     Returns:
-        A function of the value, the study file and the dotted key, that returns the value.
+        As `check_of`.
     """
-
-    def check(value: Any, path: Path, name: str) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{path}: {name} is {value!r}: expected an integer from {least}")
-        return value
-
-    return check
+    return check_of(lambda value: _is_a(value, int) and value >= least, f"an integer from {least}")
 
 
 def list_of(valid: Callable[[Any], bool], expected: str) -> Callable[[Any, Path, str], list]:
