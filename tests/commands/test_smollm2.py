@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from tera_pl.checkpointing.atomic_writes import atomic_folder
 from tera_pl.commands import smollm2
 from tera_pl.errors import UserError
 
@@ -16,9 +17,19 @@ def test_a_folder_with_other_content_is_refused_and_kept(tmp_path):
 
 
 def test_a_model_that_is_there_is_left_alone(tmp_path, capsys):
+    folder = tmp_path / "model"
+    with atomic_folder(folder, smollm2.KIND) as new:
+        (new / "config.json").write_text("{}")
+    before = sorted(folder.iterdir())
+    assert smollm2.main(["--output", str(folder)]) == 0
+    assert capsys.readouterr().out == f"{folder}: SmolLM2-135M-Instruct\n"
+    assert sorted(folder.iterdir()) == before
+
+
+def test_another_model_is_not_taken_for_this_one(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert smollm2.main(["--output", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}: SmolLM2-135M-Instruct\n"
+    with pytest.raises(UserError, match="one that this command made"):
+        smollm2.main(["--output", str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
