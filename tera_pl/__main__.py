@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,11 +21,20 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Command line arguments; those of the process if none are given.
 
     Returns:
-        The exit code: 0, or 2 after a user error.
+        The exit code: 0, 2 after a user error, or 130 after Ctrl-C.
     """
+    try:
+        return _dispatch(list(sys.argv[1:] if args is None else args))
+    except KeyboardInterrupt:  # while modules are imported: `guard` is not there yet
+        if os.environ.get("TERA_PL_DEBUG"):
+            raise
+        sys.stderr.write("stopped: interrupted\n")
+        return 130
+
+
+def _dispatch(args: list[str]) -> int:
     # PEFT imports bitsandbytes, which then looks for kernels on the Hub and warns that it cannot.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    args = list(sys.argv[1:] if args is None else args)
     name = args[0] if args else None
     if name in {"-h", "--help"}:
         sys.stdout.write(list_commands())

@@ -78,3 +78,15 @@ def test_arguments_of_the_process_are_the_default(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["tera-pl", "exprt"])
     assert main() == 2
     assert "'exprt'" in capsys.readouterr().err
+
+
+def test_ctrl_c_during_the_imports_is_one_line(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tera_pl.__main__._run", interrupt)
+    assert main(["theory"]) == 130
+    assert capsys.readouterr().err == "stopped: interrupted\n"
+    monkeypatch.setenv("TERA_PL_DEBUG", "1")
+    with pytest.raises(KeyboardInterrupt):
+        main(["theory"])
