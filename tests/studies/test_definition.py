@@ -38,6 +38,8 @@ SMOLLM2_TRAINED = {
     "lora": 30 * (576 + 576 + 192 + 576),
     "hira_r1": 30 * (576 + 576 + 192 + 576),
     "ia3": 30 * (576 + 192),
+    "road": 30 * (576 + 192),
+    "beft": 30 * 192,  # v_proj alone
     "mora": 30 * (32**2 + 26**2),  # even sizes
 }
 # Trainable parameters over 32 blocks, worked out by hand from the shapes of q_proj and v_proj:
