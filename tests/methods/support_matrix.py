@@ -11,30 +11,38 @@ import pkgutil
 import socket
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from peft import PeftConfig, PeftModel
-from torch import nn
+from peft import PeftConfig
 from torch._dynamo.exc import Unsupported
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 
-from tera_pl.adapters.supported import NeedsWeightsError
-from tera_pl.analysis.merging import check_mergeable, merge
 from tera_pl.checkpointing.trained_model import TrainedModel
-from tera_pl.distributed.fsdp2 import average_gradients, shard_model
+from tera_pl.distributed.fsdp2 import shard_model
 from tera_pl.errors import UserError
 from tera_pl.export.lora import LoraSettings, convert
 from tera_pl.models.backbone import Backbone, add_adapter, load_meta_model, load_model
 from tera_pl.tasks.checks import check_quantized, try_adapter
-from tera_pl.tasks.loss import prepare, supervised_loss
 from tests.conftest import ROOT, write_backbone
 from tests.forks import call
+from tests.methods.short_runs import (
+    NO,
+    WRONG,
+    YES,
+    Cells,
+    WithLoss,
+    close,
+    logits,
+    merged_logits,
+    run_two_steps,
+    step,
+    trained,
+)
 from tests.methods.test_methods import METHODS, adapter_of
 
 PAGE = ROOT / "docs" / "support_matrix.md"
@@ -51,13 +59,9 @@ COLUMNS = (
     "DDP",
     "FSDP2",
 )
-YES, NO = "yes", "no"
-
-IDS = torch.arange(4, 36).reshape(4, 8)
 # How libraries refuse; any other exception is a defect.
 REFUSALS = (UserError, ValueError, NotImplementedError, TypeError, Unsupported)
 QUANTIZED = {"4 bits": {"load_in_4bit": True}, "8 bits": {"load_in_8bit": True}}
-Cells = dict[str, str]
 
 
 def config_of(name: str) -> PeftConfig | None:
@@ -80,66 +84,11 @@ def perturb(model: Any) -> Any:
     return model
 
 
-def trained(model: Any) -> dict[str, torch.Tensor]:
-    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-
-
-class WithLoss(nn.Module):
-    """Computes the loss in forward, where DDP looks for parameters to wait for."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return supervised_loss(self.model, prepare(batch, packed=False))[0]
-
-
-def step(model: Any, seed: int, *, mesh: Any = None, rows: slice = slice(None)) -> None:
-    """One step of SGD on the rows of a batch that the seed draws."""
-    ids = torch.randint(4, 40, (2, 9), generator=torch.Generator().manual_seed(seed))[rows]
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
-    torch.manual_seed(seed)  # dropout
-    loss = model if isinstance(model, DistributedDataParallel) else WithLoss(model)
-    loss(batch).backward()
-    if mesh is not None:
-        average_gradients(model.parameters(), mesh)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.sub_(parameter.grad, alpha=0.1)
-                parameter.grad = None
-
-
-@torch.no_grad()
-def logits(model: Any, **names: Any) -> torch.Tensor:
-    found = model.eval()(input_ids=IDS, use_cache=False, **names).logits.float()
-    return found[:, -IDS.shape[1] :]  # without those of virtual tokens
-
-
-def answer(check: Callable[[], bool]) -> str:
-    try:
-        return YES if check() else "**wrong**"
-    except REFUSALS:
-        return NO
-
-
-def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> bool:
-    return bool(((found - expected).abs().max() <= tolerance * expected.abs().max()).item())
-
-
 def in_one_process(name: str, backbone: Backbone, folder: Path) -> Cells:
     """Cells of a method that need no other process."""
     model = build(name, backbone)
-    before = trained(model)
-    step(model, 1)
-    middle = trained(model)
-    step(model, 2)
-    after, expected = trained(model), logits(model)
+    expected, cells = run_two_steps(model, build(name, backbone), backbone.path, folder)
     assert not close(expected, logits(load_model(backbone)), 0.01), f"{name} has no effect"
-    cells = {"fit": answer(lambda: any((before[n] != p).any() for n, p in middle.items()))}
-    cells["resume"] = answer(lambda: _resumes(name, backbone, middle, after))
-    cells["adapter"] = answer(lambda: close(_reload(model, backbone, folder), expected))
     cells["compile"] = answer(lambda: _compiles(name, backbone))
     cells["mixed batch"] = answer(lambda: _mixes(name, backbone))
     for column, settings in QUANTIZED.items():
@@ -148,29 +97,15 @@ def in_one_process(name: str, backbone: Backbone, folder: Path) -> Cells:
         )
         cells[column] = answer(lambda q=quantized: _trains(name, q))
     cells["LoRA"] = answer(lambda: _converts(model, config_of(name), expected))
-    model = build(name, backbone)
-    step(model, 1)
-    step(model, 2)
     cells["merge"] = answer(lambda: _merges(model, config_of(name), backbone, expected))
     return cells
 
 
-def _resumes(name: str, backbone: Backbone, middle: dict, after: dict) -> bool:
-    again = build(name, backbone)
-    with torch.no_grad():
-        for key, parameter in again.named_parameters():
-            parameter.copy_(middle.get(key, parameter))
-    step(again, 2)
-    return all(torch.equal(p, trained(again)[n]) for n, p in after.items())
-
-
-def _reload(model: Any, backbone: Backbone, folder: Path) -> torch.Tensor:
-    model.save_pretrained(folder)
-    if not isinstance(model, PeftModel):
-        return logits(AutoModelForCausalLM.from_pretrained(folder))
-    return logits(
-        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(backbone.path), folder)
-    )
+def answer(check: Callable[[], bool]) -> str:
+    try:
+        return YES if check() else WRONG
+    except REFUSALS:
+        return NO
 
 
 def _merges(
@@ -178,9 +113,7 @@ def _merges(
 ) -> bool:
     if config is None:
         raise UserError("nothing to merge")
-    with suppress(NeedsWeightsError):
-        check_mergeable(add_adapter(load_meta_model(backbone), config))
-    return close(logits(merge(model)[0]), expected)
+    return close(merged_logits(model, config, backbone), expected)
 
 
 def _converts(model: Any, config: PeftConfig | None, expected: torch.Tensor) -> bool:

@@ -16,26 +16,22 @@ import peft
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM
 
 from tera_pl.__main__ import main as run_command
 from tera_pl.adapters.supported import NeedsWeightsError
 from tera_pl.analysis.delta_weights import adapted_layers, layer_singular_values
 from tera_pl.analysis.merged_layers import TOLERANCE
-from tera_pl.analysis.merging import check_mergeable, merge
 from tera_pl.analysis.wider_dtype import ALLOWED_NOISE
 from tera_pl.cli import main as run_trainer
 from tera_pl.errors import UserError
 from tera_pl.models.backbone import Backbone, add_adapter, load_meta_model, load_model
-from tera_pl.models.fingerprint import fingerprint_frozen
-from tera_pl.tasks.loss import prepare, supervised_loss
 from tests.config.composition import compose
 from tests.conftest import ROOT
 from tests.methods.peft_methods import TABLE, as_row, classes, committed_rows, settings_of
+from tests.methods.short_runs import NO, WRONG, YES, close, merged_logits, run_two_steps
 
 KINDS = classes()
 SOAK = os.environ.get("TERA_PL_SOAK") == "1"
-YES, NO = "yes", "no"
 
 
 def build(kind, backbone):
@@ -48,61 +44,20 @@ def build(kind, backbone):
     return add_adapter(load_model(backbone), config).train(), config
 
 
-def train(model, steps):
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    for step in steps:
-        torch.manual_seed(step)
-        ids = torch.randint(4, 40, (2, 9))
-        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
-        supervised_loss(model, prepare(batch, packed=False))[0].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def trained(model):
-    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-
-
-@torch.no_grad()
-def logits(model):
-    ids = torch.arange(4, 20).reshape(2, 8)
-    return model.eval()(input_ids=ids, use_cache=False).logits
-
-
 def quick_sweep(kind, backbone, folder):
     """What works, by stage, and why the first stage that does not does not."""
     try:
         model, config = build(kind, backbone)
     except (UserError, ImportError) as error:
         return {"fit": NO, "reason": str(error)}
-    base = fingerprint_frozen(model)
-    train(model, [1])
-    middle = trained(model)
-    train(model, [2])
-    found = {"fit": YES if any((middle[n] != p).any() for n, p in trained(model).items()) else NO}
-
     again, _ = build(kind, backbone)
-    assert fingerprint_frozen(again) == base
-    with torch.no_grad():
-        for name, parameter in again.named_parameters():
-            parameter.copy_(middle.get(name, parameter))
-    train(again, [2])
-    same = all(torch.equal(p, trained(again)[n]) for n, p in trained(model).items())
-    found["resume"] = YES if same else NO
-    expected = logits(model)
+    expected, found = run_two_steps(model, again, backbone.path, folder)
     found["test"] = YES if torch.isfinite(expected).all() else NO
-
-    model.save_pretrained(folder)
-    plain = AutoModelForCausalLM.from_pretrained(backbone.path)
-    loaded = logits(peft.PeftModel.from_pretrained(plain, folder))
-    found["export"] = YES if torch.allclose(loaded, expected, rtol=1e-5, atol=1e-6) else NO
+    found["export"] = found["adapter"]
     found["ranks"] = ranks_of(model)
     try:
-        with suppress(NeedsWeightsError):
-            check_mergeable(add_adapter(load_meta_model(backbone), config))
-        merged, _ = merge(model)
-        close = torch.allclose(logits(merged), expected, rtol=1e-4, atol=1e-5)
-        found["merge"] = YES if close else NO
+        right = close(merged_logits(model, config, backbone), expected, 1e-4)
+        found["merge"] = YES if right else WRONG
     except UserError as error:
         found |= {"merge": NO, "reason": str(error)}
     return found
