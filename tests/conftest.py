@@ -6,6 +6,7 @@ loads this file before it starts a worker.
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
+def code_blocks(page: str, *languages: str) -> list[re.Match[str]]:
+    """Find the fenced blocks of a page, with `language` and `text`; by default of all languages."""
+    text = (ROOT / page).read_text()
+    found = re.finditer(r"(?ms)^```(?P<language>\w*)\n(?P<text>.*?)^```$", text)
+    return [block for block in found if not languages or block["language"] in languages]
 
 
 @pytest.fixture(scope="session")

@@ -8,22 +8,21 @@ import pytest
 import yaml
 
 from tera_pl.cli import main
-from tests.conftest import ROOT
+from tests.conftest import ROOT, code_blocks
 
 pytestmark = pytest.mark.slow
 
-GUIDE = ROOT / "docs" / "new_task.md"
+GUIDE = "docs/new_task.md"
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty folder with the files of the guide, as they stand."""
-    text = GUIDE.read_text()
-    blocks = re.findall(r"```(?:python|yaml)\n(.*?)```", text, re.DOTALL)
-    names = re.findall(r"^`([\w.]+)`", text, re.MULTILINE)
-    for name, content in zip(["write_quiz.py", "my_tasks.py", "quiz.yaml"], blocks, strict=True):
+    names = re.findall(r"^`([\w.]+)`", (ROOT / GUIDE).read_text(), re.MULTILINE)
+    blocks = code_blocks(GUIDE, "python", "yaml")
+    for name, block in zip(["write_quiz.py", "my_tasks.py", "quiz.yaml"], blocks, strict=True):
         assert name in names
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(block["text"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     runpy.run_path("write_quiz.py")
@@ -31,7 +30,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_guide_works(folder, capfd):
-    commands = re.findall(r"^    python -m tera_pl (.*)$", GUIDE.read_text(), re.MULTILINE)
+    commands = re.findall(r"(?m)^    python -m tera_pl (.*)$", (ROOT / GUIDE).read_text())
     assert [command.split()[0] for command in commands] == ["fit", "test"]
     for command in commands:
         assert main(command.split()) == 0
@@ -86,8 +85,8 @@ class Plain(LightningDataModule):
 @pytest.mark.parametrize("missing", [None, "labels", "records"])
 def test_a_plain_datamodule_works_or_is_refused_in_one_line(missing, tmp_path, monkeypatch, capfd):
     (tmp_path / "plain_data.py").write_text(PLAIN)
-    text = re.search(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL).group(1)
-    config = yaml.safe_load(text)
+    (block,) = code_blocks(GUIDE, "yaml")
+    config = yaml.safe_load(block["text"])
     config["data"] = {"class_path": "plain_data.Plain", "init_args": {"missing": missing}}
     config["trainer"] = {"max_steps": 4, "val_check_interval": 4}
     (tmp_path / "plain.yaml").write_text(yaml.safe_dump(config))

@@ -1,7 +1,5 @@
 """The YAML and the Python of README.md and docs/usage.md, run as they stand."""
 
-import re
-
 import pytest
 import yaml
 from peft import PeftModel
@@ -9,15 +7,11 @@ from transformers import AutoModelForCausalLM
 
 from tera_pl.cli import main
 from tera_pl.studies.definition import read_study
-from tests.conftest import ROOT
-
-
-def block(page, kind, number=0):
-    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)[number]
+from tests.conftest import ROOT, code_blocks
 
 
 def test_configuration_is_valid_and_every_value_is_used(tmp_path, monkeypatch, capsys):
-    text = block("README.md", "yaml")
+    text = code_blocks("README.md", "yaml")[0]["text"]
     (tmp_path / "mine.yaml").write_text(text)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
@@ -36,14 +30,14 @@ def test_configuration_is_valid_and_every_value_is_used(tmp_path, monkeypatch, c
 @pytest.mark.parametrize("page", ["README.md", "docs/usage.md"])
 def test_tera_works_through_peft_alone(page, tiny_backbone):
     names = {"model": AutoModelForCausalLM.from_pretrained(tiny_backbone)}
-    exec(block(page, "python"), names)
+    exec(code_blocks(page, "python")[0]["text"], names)
     assert isinstance(names["model"], PeftModel)
     assert names["model"].active_peft_config.peft_type == "TERA"
 
 
 def test_study_has_a_line_for_each_entry_and_combination(tmp_path):
     path = ROOT / "configs" / "miniature" / "study_structured.yaml"
-    (tmp_path / "study.yaml").write_text(block("docs/usage.md", "yaml"))
+    (tmp_path / "study.yaml").write_text(code_blocks("docs/usage.md", "yaml")[0]["text"])
     (tmp_path / "tera.yaml").write_text((path.parent / "tera.yaml").read_text())
     study = read_study(tmp_path / "study.yaml")
     assert len(study.entries) == 1 + 1 + 3
@@ -51,7 +45,7 @@ def test_study_has_a_line_for_each_entry_and_combination(tmp_path):
 
 def test_search_draws_what_it_says(tmp_path):
     folder = ROOT / "configs" / "miniature"
-    (tmp_path / "study.yaml").write_text(block("docs/usage.md", "yaml", 1))
+    (tmp_path / "study.yaml").write_text(code_blocks("docs/usage.md", "yaml")[1]["text"])
     (tmp_path / "tera.yaml").write_text((folder / "tera.yaml").read_text())
     search = read_study(tmp_path / "study.yaml").search
     assert (search.trials, search.pruning, len(search.space)) == (20, True, 2)

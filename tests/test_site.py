@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tera_pl.__main__ import main
-from tests.conftest import ROOT
+from tests.conftest import ROOT, code_blocks
 
 pytestmark = pytest.mark.slow
 
@@ -28,14 +28,6 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert "TeraConfig" in (tmp_path / "reference" / "adapters" / "index.html").read_text()
 
 
-def blocks(page):
-    """Language and text of every fenced block, with the file that the text before names."""
-    text = (ROOT / "docs" / page).read_text()
-    for found in re.finditer(r"(?ms)^```(\w*)\n(.*?)^```$", text):
-        named = re.findall(r"`([\w.]+\.yaml)`", text[: found.start()])
-        yield found[1], found[2], named[-1] if named else None
-
-
 # They need a cluster, data or weights that are not here, or hours; tests/test_docs.py checks their
 # names, and tests/studies/ and tests/reporting/ the commands.
 NOT_RUN = ("sbatch", "$", "tera_pl study", "tera_pl report", "tera_pl estimate", "smollm2")
@@ -48,14 +40,14 @@ def commands(text):
             yield shlex.split(line.removeprefix("python -m tera_pl "))
 
 
-@pytest.mark.parametrize("page", ["usage.md", "quantization.md"])
+@pytest.mark.parametrize("page", ["docs/usage.md", "docs/quantization.md"])
 def test_the_commands_of_a_how_to_page_run(page, tmp_path, monkeypatch):
     """Each export page stands on the quickstart's run, which the first of its commands makes."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     ran = []
-    for language, text, _ in blocks(page):
-        for arguments in commands(text) if not language else ():
+    for block in code_blocks(page, ""):
+        for arguments in commands(block["text"]):
             short = SHORT + SMALL if arguments[0] in {"fit", "test"} else []
             assert main([*arguments, *short]) == 0, arguments
             ran.append(arguments[0])
@@ -65,13 +57,14 @@ def test_the_commands_of_a_how_to_page_run(page, tmp_path, monkeypatch):
 def test_the_tutorial_works(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
-    for language, text, file in blocks("index.md"):
-        if language == "yaml":
-            (tmp_path / file).write_text(text)
-        elif language == "python":
-            exec(text, names)
+    for block in code_blocks("docs/index.md"):
+        if block["language"] == "yaml":
+            *_, file = re.findall(r"`([\w.]+\.yaml)`", block.string[: block.start()])
+            (tmp_path / file).write_text(block["text"])
+        elif block["language"] == "python":
+            exec(block["text"], names)
         else:
-            for line in text.splitlines():
+            for line in block["text"].splitlines():
                 program, *arguments = shlex.split(line.removeprefix("python -m "))
                 assert program == "tera_pl"
                 if arguments[0] in {"fit", "test"}:

@@ -1,7 +1,6 @@
 """Ranks that cannot be computed cost a run a row and a warning, and nothing else."""
 
 import csv
-import re
 from types import SimpleNamespace
 
 import peft
@@ -13,7 +12,7 @@ from tera_pl.analysis.spectra import Spectrum
 from tera_pl.callbacks import ranks
 from tera_pl.callbacks.ranks import RankLogger
 from tera_pl.reporting.runs import Run
-from tests.conftest import ROOT
+from tests.conftest import code_blocks
 
 
 @pytest.fixture
@@ -126,8 +125,8 @@ def test_the_figure_has_a_color_for_each_module_and_the_width_of_tensorboard():
 
 
 def test_the_script_of_the_page_measures(capsys):
-    (script,) = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs/loggers.md").read_text(), re.DOTALL
+    (script,) = code_blocks("docs/loggers.md", "python")
+    exec(
+        script["text"].replace("2048, 2048", "64, 64").replace("576", "24").replace("192", "8"), {}
     )
-    exec(script.replace("2048, 2048", "64, 64").replace("576", "24").replace("192", "8"), {})
     assert len(capsys.readouterr().out.split()) == 3

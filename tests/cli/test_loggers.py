@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 import struct
 from collections import defaultdict
 from pathlib import Path
@@ -17,13 +16,13 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from tera_pl.cli import main
 from tests.attempts import attempt
-from tests.conftest import ROOT
+from tests.conftest import code_blocks
 
 pytestmark = pytest.mark.slow
 
 BLOCKS = [
-    yaml.safe_load(block)["trainer"]["logger"]
-    for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/loggers.md").read_text(), re.DOTALL)
+    yaml.safe_load(block["text"])["trainer"]["logger"]
+    for block in code_blocks("docs/loggers.md", "yaml")
 ]
 CSV, WANDB, MLFLOW, ALL, NONE = BLOCKS
 

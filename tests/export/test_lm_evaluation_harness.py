@@ -1,7 +1,6 @@
 """lm-evaluation-harness gives the answers and the accuracy of the run, by the page's task file."""
 
 import json
-import re
 
 import datasets
 import pytest
@@ -9,20 +8,19 @@ import yaml
 
 from tera_pl import cli
 from tera_pl.__main__ import main
-from tests.conftest import ROOT
+from tests.conftest import code_blocks
 
 # Not a dependency: `pip install lm-eval==0.4.13`.
 lm_eval = pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.slow
 
 RUN = "runs/run/version_0"
-PAGE = ROOT / "docs" / "lm_evaluation_harness.md"
 
 
 def write_task(folder):
     """Write the task of the page for this run, whose answers are shorter."""
-    text = re.search(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL).group(1)
-    task = yaml.safe_load(text.replace("runs/quickstart/version_0", RUN))
+    block = code_blocks("docs/lm_evaluation_harness.md", "yaml")[0]
+    task = yaml.safe_load(block["text"].replace("runs/quickstart/version_0", RUN))
     task["generation_kwargs"]["max_gen_toks"] = 3
     folder.mkdir()
     (folder / "run_predictions.yaml").write_text(yaml.safe_dump(task))
