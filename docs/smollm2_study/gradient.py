@@ -1,59 +1,105 @@
-"""Print how much of the loss's gradient a first step of each method can follow.
+"""Print what the gradient of the loss looks like, and how much of it each method can follow.
 
-    python docs/smollm2_study/gradient.py FOLDER_WITH_CONVAI2
+    python docs/smollm2_study/gradient.py FOLDER    # with convai2/ and math/
 
-The gradient of the loss by a weight matrix is the direction in which it should move. To first order
-an adapter moves it within the span of the derivatives of its weight update by its parameters. The
-share is that of the gradient's squared norm within that span. Only `v_proj` is measured: the spans
-of `q_proj` need three times the memory.
+The gradient of the loss by a weight matrix is the direction in which it should move. The first
+table says how much of its squared norm its largest singular value holds, how much its product with
+the mean input of the layer, and how much of the mean input's own squared norm its four largest
+features. An update that is a column times the mean input adds nearly the same to every output: a
+bias.
+
+To first order an adapter moves a weight within the span of the derivatives of its weight update by
+its parameters. The second table has the share of the gradient's squared norm within that span, for
+`v_proj` on ConvAI2 (the spans of `q_proj` need three times the memory).
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import peft
 import torch
 from torch import Tensor, nn
 
-from datamodules import ConvAI2, Encoding, Split
+from datamodules import ConvAI2, Encoding, InstructionDataModule, Math10k, Split
 from tera_pl.adapters import TeraConfig
 from tera_pl.models.backbone import Backbone, load_model
 from tera_pl.tasks.loss import prepare, supervised_loss
 
 MODEL = "~/.cache/tera_pl/smollm2-135m-instruct"
 LAYERS = (2, 10, 20, 28)
-TURNS = 16
+RECORDS = 16
 NAME = "proj"
 TARGET = {"target_modules": [NAME]}
 METHODS = {
     "TeRA": TeraConfig(**TARGET),
     "TeRA, moved": TeraConfig(**TARGET, init_weights=False),
     "TeRA_iden": TeraConfig(**TARGET, factor_init="identity"),
+    "in2_identity": TeraConfig(**TARGET, factor_init="identity", out_modes=1, in_modes=2),
     "VeRA r=256": peft.VeraConfig(**TARGET, r=256),
     "LoRA r=1": peft.LoraConfig(**TARGET, r=1),
     "LoRA r=1, moved": peft.LoraConfig(**TARGET, r=1, init_lora_weights=False),
 }
 
 
-def gradients(folder: str) -> dict[int, Tensor]:
-    """The gradient by `v_proj` of some layers, over the first turns of the training data."""
-    data = ConvAI2(
+def datasets(folder: Path) -> dict[str, InstructionDataModule]:
+    """The datamodules of the study, with one record a batch."""
+    convai2 = ConvAI2(
         MODEL,
-        folder,
+        str(folder / "convai2"),
         train_file="personachat_truecased_subset/train_instruction_format.json",
         test_file="valid_self_original_no_cands.txt",
         encoding=Encoding(template="chat", max_length=640),
         split=Split(size=120, method="tail", seed=58),
         batch_size=1,
+        eval_batch_size=1,
     )
+    math10k = Math10k(
+        MODEL,
+        str(folder / "math"),
+        train_file="math_10k_subset/train.json.gz",
+        encoding=Encoding(template="chat", max_length=1280),
+        split=Split(size=120, method="random", seed=42),
+        batch_size=1,
+        eval_batch_size=1,
+    )
+    return {"ConvAI2": convai2, "Math10k": math10k}
+
+
+class MeanInputs:
+    """The mean input of layers over all tokens that passed through them."""
+
+    def __init__(self, layers: dict[str, nn.Module]) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._tokens: dict[str, int] = {}
+        for name, layer in layers.items():
+            layer.register_forward_pre_hook(self._add(name))
+
+    def _add(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            rows = inputs[0].detach().flatten(0, -2).double()
+            self._sums[name] = self._sums.get(name, 0) + rows.sum(0)
+            self._tokens[name] = self._tokens.get(name, 0) + len(rows)
+
+        return hook
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The mean input of a layer, shape (inputs,)."""
+        return self._sums[name] / self._tokens[name]
+
+
+def gradients(data: InstructionDataModule) -> dict[str, tuple[Tensor, Tensor]]:
+    """The gradient by the weights of some layers over the first records, and their mean inputs."""
     data.setup("fit")
     model = load_model(Backbone(MODEL, dtype="float32")).requires_grad_(False)
-    weights = {i: model.get_submodule(f"model.layers.{i}.self_attn.v_proj").weight for i in LAYERS}
-    for weight in weights.values():
-        weight.requires_grad_(True)
-    for _, batch in zip(range(TURNS), data.train_dataloader(), strict=False):
+    names = [f"{i}.self_attn.{name}" for name in ("q_proj", "v_proj") for i in LAYERS]
+    layers = {name: model.get_submodule(f"model.layers.{name}") for name in names}
+    means = MeanInputs(layers)
+    for layer in layers.values():
+        layer.weight.requires_grad_(True)
+    for _, batch in zip(range(RECORDS), data.train_dataloader(), strict=False):
         supervised_loss(model, prepare(batch, packed=False))[0].backward()
-    return {i: weight.grad for i, weight in weights.items()}
+    return {name: (layer.weight.grad.double(), means[name]) for name, layer in layers.items()}
 
 
 def share(config: peft.PeftConfig, gradient: Tensor) -> float:
@@ -81,18 +127,33 @@ def share(config: peft.PeftConfig, gradient: Tensor) -> float:
     return float(along @ weights / gradient.double().square().sum())
 
 
-def main(folder: str) -> None:
-    """Print a row per layer."""
-    names = ["layer", "largest singular value", *METHODS]
-    sys.stdout.write(f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n")
-    for layer, gradient in gradients(folder).items():
-        squares = torch.linalg.svdvals(gradient.double()).square()
-        cells = [str(layer), f"{float(squares[0] / squares.sum()):.1%}"]
-        cells += [f"{share(config, gradient):.2%}" for config in METHODS.values()]
-        sys.stdout.write(f"| {' | '.join(cells)} |\n")
-        sys.stdout.flush()
+def print_table(names: list[str], rows: list[list[str]]) -> None:
+    """Print a table in Markdown."""
+    lines = [" | ".join(row) for row in (names, ["---"] * len(names), *rows)]
+    sys.stdout.write("".join(f"| {line} |\n" for line in lines) + "\n")
+    sys.stdout.flush()
+
+
+def main(folder: Path) -> None:
+    """Print the two tables."""
+    found = {name: gradients(data) for name, data in datasets(folder).items()}
+    rows = []
+    for dataset, of_layers in found.items():
+        for layer, (gradient, mean) in of_layers.items():
+            squares = torch.linalg.svdvals(gradient).square()
+            features = mean.square().sort(descending=True).values
+            along = (gradient @ mean).square().sum() / mean.square().sum()
+            shares = squares[0], along, features[:4].sum() / features.sum() * squares.sum()
+            rows.append([dataset, layer, *(f"{float(s / squares.sum()):.1%}" for s in shares)])
+    print_table(["", "layer", "largest singular value", "mean input", "its four features"], rows)
+    rows = []
+    for layer, (gradient, _) in found["ConvAI2"].items():
+        if layer.endswith("v_proj"):
+            shares = [f"{share(config, gradient.float()):.2%}" for config in METHODS.values()]
+            rows.append([layer, *shares])
+    print_table(["layer", *METHODS], rows)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(str(Path(sys.argv[1])))
+    main(Path(sys.argv[1]))

@@ -1,0 +1,73 @@
+"""Print how much of what an adapter learned is a bias.
+
+    python docs/smollm2_study/constant_part.py FOLDER ADAPTER ...
+
+FOLDER has convai2/ and math/; ADAPTER is the folder `adapter` of a run on ConvAI2 or, with
+`math10k` in its path, on Math10k. A weight update DeltaW adds DeltaW m to the output for the mean
+input m, and DeltaW (x - m) beside it. The validation loss (nats per supervised token) is that of
+the whole update, of its constant part DeltaW m alone, and of the rest alone. The mean is that of 16
+training records under the base model.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from gradient import MODEL, RECORDS, MeanInputs, datasets
+from peft import PeftModel
+from torch import nn
+
+from datamodules import InstructionDataModule
+from tera_pl.analysis.delta_weights import iter_delta_weights
+from tera_pl.models.backbone import Backbone, load_model
+from tera_pl.tasks.loss import prepare, supervised_loss
+
+
+@torch.no_grad()
+def validation_loss(model: nn.Module, data: InstructionDataModule) -> float:
+    """Nats per supervised token of the validation split."""
+    total, tokens = 0.0, 0
+    for batch in data.val_dataloader():
+        loss, count = supervised_loss(model, prepare(batch, packed=False))
+        total, tokens = total + float(loss) * count, tokens + count
+    return total / tokens
+
+
+@torch.no_grad()
+def constant_part(adapter: Path, data: InstructionDataModule) -> list[float]:
+    """The losses of a base model, of an adapter, of its constant part and of the rest."""
+    trained = PeftModel.from_pretrained(load_model(Backbone(MODEL, dtype="float32")), adapter)
+    updates = dict(iter_delta_weights(trained))
+    model = load_model(Backbone(MODEL, dtype="float32"))
+    layers = {name: model.get_submodule(name) for name in updates}
+    means = MeanInputs(layers)
+    for _, batch in zip(range(RECORDS), data.train_dataloader(), strict=False):
+        supervised_loss(model, prepare(batch, packed=False))
+    biases = {name: (updates[name].double() @ means[name]).float() for name in updates}
+    losses = [validation_loss(model, data)]
+    for whole, constant in ((1, 0), (0, 1), (1, -1)):
+        for name, layer in layers.items():
+            layer.weight.add_(updates[name], alpha=whole)
+            layer.bias = nn.Parameter(constant * biases[name])
+        losses.append(validation_loss(model, data))
+        for name, layer in layers.items():
+            layer.weight.sub_(updates[name], alpha=whole)
+    return losses
+
+
+def main(folder: Path, adapters: list[Path]) -> None:
+    """Print a row for every adapter."""
+    names = "run", "base model", "whole update", "constant part", "the rest"
+    sys.stdout.write(f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n")
+    of_folder = datasets(folder)
+    for adapter in adapters:
+        data = of_folder["Math10k" if "math10k" in str(adapter) else "ConvAI2"]
+        data.setup("fit")
+        losses = " | ".join(f"{loss:.3f}" for loss in constant_part(adapter, data))
+        sys.stdout.write(f"| {adapter.parents[2].name}/{adapter.parents[1].name} | {losses} |\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
