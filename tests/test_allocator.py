@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,18 +30,23 @@ print(int(kept), faults() - before)
 MANY, FEW = 30, 8
 
 
-def run(root, **variables):
-    """Run the script in a process whose environment chooses no allocator but by `variables`."""
+def output(script, root, **variables):
+    """Run a script in a process whose environment chooses no allocator but by `variables`."""
     chosen = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", allocator.SWITCH)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(chosen)}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", script],
         env={**environment, "PYTHONPATH": str(root), **variables},
         capture_output=True,
         text=True,
         check=True,
     )
-    kept, faults = map(int, done.stdout.split())
+    return done.stdout
+
+
+def run(root, **variables):
+    """What `SCRIPT` prints."""
+    kept, faults = map(int, output(SCRIPT, root, **variables).split())
     return bool(kept), faults
 
 
@@ -55,6 +61,29 @@ def test_freed_memory_comes_back_without_page_faults(root):
     kept, faults = run(root, TERA_PL_KEEP_FREED_MEMORY="0")
     assert not kept
     assert faults >= MANY
+
+
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+HEAP = """
+from pathlib import Path
+from tera_pl.allocator import keep_freed_memory
+keep_freed_memory()
+block = b"x" * (64 << 20)
+heap = Path("/proc/self/smaps").read_text().partition("[heap]")[2].partition("AnonHugePages:")[2]
+print(heap.split()[0])
+"""
+
+
+@glibc_only
+@pytest.mark.skipif(
+    not HUGE.exists() or "[never]" in HUGE.read_text(), reason="needs transparent huge pages"
+)
+@pytest.mark.skipif(
+    Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2", reason="memory is reserved"
+)
+def test_the_heap_has_huge_pages(root):
+    """Half of a new block at least, as the kernel counts it: it may lack free pages of 2 MB."""
+    assert int(output(HEAP, root)) >= 32 << 10  # kB
 
 
 @glibc_only

@@ -5,22 +5,26 @@
 FOLDER has convai2/ and math/; ADAPTER is the folder `adapter` of a run on ConvAI2 or, with
 `math10k` in its path, on Math10k. A weight update DeltaW adds DeltaW m to the output for the mean
 input m, and DeltaW (x - m) beside it. The validation loss (nats per supervised token) is that of
-the whole update, of its constant part DeltaW m alone, and of the rest alone. The mean is that of 16
+the update, of its constant part DeltaW m alone, and of the rest alone. The mean is that of 16
 training records under the base model.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from gradient import MODEL, RECORDS, MeanInputs, datasets
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 
 from datamodules import InstructionDataModule
 from tera_pl.analysis.delta_weights import iter_delta_weights
 from tera_pl.models.backbone import Backbone, load_model
 from tera_pl.tasks.loss import prepare, supervised_loss
+
+# As in the study.
+BACKBONE = Backbone(MODEL, dtype="bfloat16")
 
 
 @torch.no_grad()
@@ -33,31 +37,42 @@ def validation_loss(model: nn.Module, data: InstructionDataModule) -> float:
     return total / tokens
 
 
+def add_update(weight: Tensor, bias: Tensor, full: float, constant: float) -> Callable:
+    """A hook that adds multiples of an update and of its constant part to a layer's output."""
+
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        added = full * nn.functional.linear(inputs[0].float(), weight) + constant * bias
+        return output + added.to(output.dtype)
+
+    return hook
+
+
 @torch.no_grad()
 def constant_part(adapter: Path, data: InstructionDataModule) -> list[float]:
     """The losses of a base model, of an adapter, of its constant part and of the rest."""
-    trained = PeftModel.from_pretrained(load_model(Backbone(MODEL, dtype="float32")), adapter)
-    updates = dict(iter_delta_weights(trained))
-    model = load_model(Backbone(MODEL, dtype="float32"))
+    trained = PeftModel.from_pretrained(load_model(BACKBONE), adapter)
+    updates = {name: update.float() for name, update in iter_delta_weights(trained)}
+    model = load_model(BACKBONE)
     layers = {name: model.get_submodule(name) for name in updates}
     means = MeanInputs(layers)
     for _, batch in zip(range(RECORDS), data.train_dataloader(), strict=False):
         supervised_loss(model, prepare(batch, packed=False))
-    biases = {name: (updates[name].double() @ means[name]).float() for name in updates}
+    biases = {name: updates[name] @ means[name].float() for name in updates}
     losses = [validation_loss(model, data)]
-    for whole, constant in ((1, 0), (0, 1), (1, -1)):
-        for name, layer in layers.items():
-            layer.weight.add_(updates[name], alpha=whole)
-            layer.bias = nn.Parameter(constant * biases[name])
+    for full, constant in ((1, 0), (0, 1), (1, -1)):
+        hooks = [
+            layer.register_forward_hook(add_update(updates[name], biases[name], full, constant))
+            for name, layer in layers.items()
+        ]
         losses.append(validation_loss(model, data))
-        for name, layer in layers.items():
-            layer.weight.sub_(updates[name], alpha=whole)
+        for hook in hooks:
+            hook.remove()
     return losses
 
 
 def main(folder: Path, adapters: list[Path]) -> None:
     """Print a row for every adapter."""
-    names = "run", "base model", "whole update", "constant part", "the rest"
+    names = "run", "base model", "update", "constant part", "the rest"
     sys.stdout.write(f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n")
     of_folder = datasets(folder)
     for adapter in adapters:
