@@ -63,6 +63,17 @@ def shared() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """Folder of SmolLM2-135M-Instruct, where it was prepared."""
+    from tera_pl.commands.smollm2 import FOLDER
+
+    folder = FOLDER.expanduser()
+    if not folder.exists():
+        pytest.skip("needs `python -m tera_pl smollm2`")
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     # LightningCLI warns when it is given arguments while the process has some too.

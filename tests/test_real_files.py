@@ -1,10 +1,15 @@
 """Each benchmark on a real Llama and real files, from YAML to every field of results.json."""
 
 import json
+import pkgutil
 
 import pytest
+from transformers import AutoTokenizer
 
+from datamodules.encoding import Encoding
+from datamodules.tokenization import encode
 from tera_pl.cli import main
+from tests.config.composition import compose
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -68,3 +73,22 @@ def test_from_fit_to_results(name, shared, tmp_path, monkeypatch):
     predictions = [json.loads(line) for line in (run / "predictions.jsonl").open()]
     assert len(predictions) == 24
     assert all({"id", "task", "prompt", "output", "reference"} <= p.keys() for p in predictions)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "folder"),
+    [("convai2", "convai2"), ("math10k", "math"), ("commonsense170k", "commonsense")],
+)
+def test_nothing_is_cut_for_smollm2(benchmark, folder, shared, smollm2):
+    """Of the longest texts: to tokenize all takes a minute."""
+    config = ROOT / "configs" / benchmark / "smollm2_135m" / "tera.yaml"
+    settings = compose(config)["data"]
+    given = settings["init_args"] | {"path": str(shared / "data" / folder)}
+    encoding = Encoding(**given.pop("encoding"))
+    data = pkgutil.resolve_name(settings["class_path"])(str(smollm2), **given)
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    for records in (data.train_records(), data.test_records()):
+        longest = sorted(records, key=lambda record: len(record["prompt"] + record["response"]))
+        rows = encode(longest[-100:], tokenizer, encoding)
+        for cut in ("num_response_cut", "num_prompt_cut", "num_eval_prompt_cut"):
+            assert not any(rows[cut])

@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from tera_pl.cli import main
-from tera_pl.commands.smollm2 import FOLDER
 from tests.conftest import ROOT
 
 # Not a dependency: `pip install lm-eval==0.4.13`.
@@ -86,12 +85,10 @@ def model(request, shared):
     """Folder of a model, and what its tokenizer asks of the protocol."""
     if request.param == "stories260k":
         return request.param, str(shared / "models" / "stories260K" / "hf"), []
-    folder = FOLDER.expanduser()
-    if not folder.exists():
-        pytest.skip("needs `python -m tera_pl smollm2`")
     # The harness puts BOS where the tokenizer does.
     keys = ("add_bos=false", "eval_add_bos=false", "pad_token=null")
-    return request.param, str(folder), [f"--data.init_args.encoding.{key}" for key in keys]
+    folder = str(request.getfixturevalue("smollm2"))
+    return request.param, folder, [f"--data.init_args.encoding.{key}" for key in keys]
 
 
 def test_likelihoods_and_choices_are_equal(model, shared, tmp_path, monkeypatch, capsys):
