@@ -9,6 +9,7 @@ from tera_pl.adapters.lora_xs import LoraXsConfig, LoraXsModel
 from tera_pl.adapters.loretta import LorettaConfig, LorettaModel
 from tera_pl.adapters.lotr import LotrConfig, LotrModel
 from tera_pl.adapters.mora import MoraConfig, MoraModel
+from tera_pl.adapters.nola import NolaConfig, NolaModel
 from tera_pl.adapters.registration import register
 from tera_pl.adapters.targets import check_targets, choose_targets
 from tera_pl.adapters.tera import TeraConfig, TeraModel
@@ -18,6 +19,7 @@ register("loretta", LorettaConfig, LorettaModel)
 register("mora", MoraConfig, MoraModel)
 register("lotr", LotrConfig, LotrModel)
 register("loraxs", LoraXsConfig, LoraXsModel)
+register("nola", NolaConfig, NolaModel)
 register_conversion()
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "LorettaConfig",
     "LotrConfig",
     "MoraConfig",
+    "NolaConfig",
     "TeraConfig",
     "check_targets",
     "choose_targets",

@@ -126,6 +126,29 @@ class AdapterConfig(PeftConfig):
             )
 
 
+@dataclass
+class FrozenConfig(AdapterConfig):
+    """Fields of methods whose frozen tensors are drawn from a seed.
+
+    Args:
+        seed: Seed of the frozen tensors; no other seed changes them.
+        save_frozen: Save the frozen tensors in the adapter's file too. If false, they are drawn
+            again from the seed and verified by their hash.
+        frozen_sha256: Hash of the frozen tensors. Set when the adapter is injected, verified when
+            it is loaded.
+    """
+
+    seed: int = 0
+    save_frozen: bool = False
+    frozen_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # The hash that was given, apart from the one that injection writes into the field: a
+        # configuration may be used for another model after this one.
+        self.expected_sha256 = self.frozen_sha256
+
+
 def _digest_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from tera_pl.adapters.peft_private import get_in_out_features
 from tera_pl.errors import UserError
 from tera_pl.private_api.torch import has_forward_hooks
-from tera_pl.tensor import full_float32
+from tera_pl.tensor import FrozenTensor, full_float32
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,17 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             is the transpose; in float32, or float64 for parameters of that dtype.
         """
         raise NotImplementedError
+
+    def get_frozen_tensors(self, adapter_name: str) -> Sequence[FrozenTensor]:
+        """Return the frozen tensors of an adapter, which other layers may have too.
+
+        Args:
+            adapter_name: Its name.
+
+        Returns:
+            The modules; by default none.
+        """
+        return ()
 
     def delta_weight_as_stored(self, adapter_name: str) -> Tensor:
         """Compute the weight update of an adapter in the layout of the base weight.

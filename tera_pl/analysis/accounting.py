@@ -9,7 +9,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
-from tera_pl.adapters import TeraConfig
+from tera_pl.adapters.config import FrozenConfig
 from tera_pl.adapters.quantized import bytes_of_scales, number_of_weights
 
 
@@ -124,7 +124,7 @@ def _stored(model: Any, frozen: list[Tensor]) -> list[Tensor]:
         tokens = model.prompt_tokens[name][None].to(encoder.embedding.weight.device)
         with torch.no_grad():
             return [encoder(tokens)[0]]
-    saves_frozen = isinstance(config, TeraConfig) and config.save_frozen
+    saves_frozen = isinstance(config, FrozenConfig) and config.save_frozen
     if saves_frozen:  # saving would draw them again to verify them
         config.save_frozen = False
     try:

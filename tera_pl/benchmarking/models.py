@@ -11,7 +11,14 @@ from peft import PeftConfig
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from tera_pl.adapters import LoraXsConfig, LorettaConfig, LotrConfig, MoraConfig, TeraConfig
+from tera_pl.adapters import (
+    LoraXsConfig,
+    LorettaConfig,
+    LotrConfig,
+    MoraConfig,
+    NolaConfig,
+    TeraConfig,
+)
 
 # Decoder layers have the shapes of the named models. There are NUM_LAYERS of them, unless stated:
 # ratios hardly depend on their number. SmolLM2 is small enough to have all of its layers.
@@ -67,6 +74,7 @@ METHODS: dict[str, PeftConfig | None] = {
     "loretta_r16": LorettaConfig(target_modules=_TARGETS, r=16),
     "mora_r32": MoraConfig(target_modules=_TARGETS, r=32),
     "lora_xs_r16": LoraXsConfig(target_modules=_TARGETS, r=16),
+    "nola_k256": NolaConfig(target_modules=_TARGETS, k=256),
     "lotr_r32": LotrConfig(target_modules=_TARGETS, r=32),
     "prompt_tuning_20": peft.PromptTuningConfig(num_virtual_tokens=20),
     "p_tuning_20": peft.PromptEncoderConfig(num_virtual_tokens=20, encoder_hidden_size=128),

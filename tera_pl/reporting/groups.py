@@ -19,6 +19,7 @@ NAMES = {
     "MORA": "MoRA",
     "LOTR": "LoTR",
     "LORAXS": "LoRA-XS",
+    "NOLA": "NOLA",
     "IA3": "(IA)³",
     "ROAD": "RoAd",
     "VBLORA": "VB-LoRA",

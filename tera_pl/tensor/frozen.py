@@ -37,15 +37,16 @@ class FrozenKey:
 
     Args:
         seed: Seed of the adapter.
-        role: `core`, or `out` or `in` for a factor of an out or in mode.
-        position: Index of the factor's mode among the out or in modes; 0 for a core.
-        shape: Shape of the tensor: the ranks, or `(R_i, I_i)`.
-        split: Number of out modes of a core; 0 for a factor.
+        role: `core`, `out` or `in` for a factor of an out or in mode, or `A` or `B` for all random
+            matrices of a factor of NOLA.
+        position: Index of the factor's mode among the out or in modes; otherwise 0.
+        shape: Shape of the tensor: the ranks, `(R_i, I_i)`, or `k` matrices.
+        split: Number of out modes of a core; otherwise 0.
         distribution: How entries are drawn.
     """
 
     seed: int
-    role: Literal["core", "out", "in"]
+    role: Literal["core", "out", "in", "A", "B"]
     position: int
     shape: tuple[int, ...]
     split: int
@@ -62,9 +63,11 @@ class FrozenKey:
 
     @property
     def variance(self) -> float:
-        """Variance of an entry that makes the weight update unit-gain."""
+        """Variance of an entry: for TeRA that of a unit-gain weight update, see the module."""
         if self.role == "core":
             return 1 / math.prod(self.shape[: self.split])
+        if self.role in ("A", "B"):
+            return 1 / (3 * self.shape[0])  # that of [-1, 1] / sqrt(k)
         return 1 / (self.shape[0] if self.role == "in" else self.shape[1])
 
 

@@ -13,7 +13,14 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from tera_pl.adapters import LoraXsConfig, LorettaConfig, LotrConfig, MoraConfig, TeraConfig
+from tera_pl.adapters import (
+    LoraXsConfig,
+    LorettaConfig,
+    LotrConfig,
+    MoraConfig,
+    NolaConfig,
+    TeraConfig,
+)
 
 IN, OUT = 30, 24
 
@@ -58,6 +65,10 @@ def lora_xs(name: str, r: int, **settings: Any) -> Adapter:
     return Adapter(f"LoRA-XS {name}", LoraXsConfig, "loraxs_", r**2, settings, at_zero, stored)
 
 
+def nola(name: str, k: int, **settings: Any) -> Adapter:
+    return Adapter(f"NOLA {name}", NolaConfig, "nola_", 2 * k, settings | {"k": k})
+
+
 ADAPTERS = [
     tera("out split", 4 + 6 + 30),
     tera("in split", 24 + 5 + 6, out_modes=1, in_modes=2),
@@ -88,6 +99,8 @@ ADAPTERS = [
     lotr("rank 3", 3 * (IN + OUT) + 3**2, r=3),
     lora_xs("paper's start", 4),
     lora_xs("zero, full, scaled", OUT, scaling=0.5, init_std=0.0),
+    nola("few matrices", 6, r=3),
+    nola("many matrices, scaled", 90, r=2, scaling=2.5, seed=1),
     lotr("scaled", 5 * (IN + OUT) + 5**2, r=5, alpha=2.5, share="name"),
 ]
 

@@ -12,7 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tera_pl.adapters import LoraXsConfig, LorettaConfig, LotrConfig, MoraConfig, TeraConfig
+from tera_pl.adapters import (
+    LoraXsConfig,
+    LorettaConfig,
+    LotrConfig,
+    MoraConfig,
+    NolaConfig,
+    TeraConfig,
+)
 
 SAVED = {"target_modules": ["q_proj", "v_proj"], "modules_to_save": ["lm_head"]}
 CONFIGS = {
@@ -22,6 +29,7 @@ CONFIGS = {
     "mora": lambda: MoraConfig(**SAVED, r_hat=8),
     "lotr": lambda: LotrConfig(**SAVED, r=3),
     "lora_xs": lambda: LoraXsConfig(**SAVED, r=4),
+    "nola": lambda: NolaConfig(**SAVED, r=2, k=5),
 }
 
 
@@ -110,6 +118,7 @@ BOUND = {
     "mora": {"form": "sharing"},
     "lotr": {"alpha": 2.0},
     "lora_xs": {"scaling": 2.0},
+    "nola": {"scaling": 2.0},
 }
 
 

@@ -9,8 +9,7 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from tera_pl.adapters import TeraConfig
-from tera_pl.adapters.tera import model as tera_model
+from tera_pl.adapters import TeraConfig, frozen_model
 from tera_pl.tensor import FrozenKey
 from tera_pl.tensor.frozen import SCHEME
 
@@ -119,7 +118,7 @@ def test_saved_frozen_tensors_are_used_where_drawing_gives_others(
         return torch.zeros(key.shape)
 
     monkeypatch.setattr("tera_pl.tensor.frozen.draw", draw_otherwise)
-    monkeypatch.setattr(tera_model, "draw", draw_otherwise)
+    monkeypatch.setattr(frozen_model, "draw", draw_otherwise)
     loaded = PeftModel.from_pretrained(llama(), tmp_path / "first")
     assert torch.equal(loaded(input_ids).logits, expected)
     # They can be saved again, unless they are rounded in memory.

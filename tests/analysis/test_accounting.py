@@ -10,7 +10,14 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tera_pl.adapters import LoraXsConfig, LorettaConfig, LotrConfig, MoraConfig, TeraConfig
+from tera_pl.adapters import (
+    LoraXsConfig,
+    LorettaConfig,
+    LotrConfig,
+    MoraConfig,
+    NolaConfig,
+    TeraConfig,
+)
 from tera_pl.analysis import count
 from tera_pl.models.backbone import add_adapter
 
@@ -131,6 +138,12 @@ ADAPTERS = {
     "loretta": (lambda: LorettaConfig(r=8, tensor_rank=5, target_modules=QV), loretta, None),
     "mora": (lambda: MoraConfig(r=8, target_modules=QV), lambda s: mora(8, s), None),
     "lotr": (lambda: LotrConfig(r=32, target_modules=QV), lambda s: lotr(32, s), None),
+    # Of each size of inputs and of outputs k matrices, which layers share.
+    "nola": (
+        lambda: NolaConfig(r=16, k=1024, target_modules=QV),
+        lambda s: 2 * L * 2 * 1024,
+        lambda s: 1024 * 16 * (D + sum({D, KV[s]})),
+    ),
     "tera": (
         lambda: TeraConfig(out_modes=2, in_modes=1, target_modules=QV),
         lambda s: L * ((64 + 64 + D) + (2 * isqrt(KV[s]) + D)),

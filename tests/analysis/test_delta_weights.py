@@ -8,7 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tera_pl.adapters import LoraXsConfig, LorettaConfig, LotrConfig, MoraConfig, TeraConfig
+from tera_pl.adapters import (
+    LoraXsConfig,
+    LorettaConfig,
+    LotrConfig,
+    MoraConfig,
+    NolaConfig,
+    TeraConfig,
+)
 from tera_pl.analysis import Spectrum, iter_delta_weights, iter_spectra, summarize
 from tera_pl.analysis.delta_weights import (
     adapted_layers,
@@ -40,6 +47,7 @@ CONFIGS = {
     "mora": MoraConfig(r=2, target_modules=TARGETS, init_weights=False),
     "loretta": LorettaConfig(r=4, tensor_rank=2, target_modules=TARGETS, init_weights=False),
     "lora_xs": LoraXsConfig(r=5, target_modules=TARGETS, init_weights=False),
+    "nola": NolaConfig(r=3, k=9, target_modules=TARGETS, init_weights=False),
     "lotr": LotrConfig(r=3, target_modules=TARGETS, init_weights=False),
 }
 
@@ -113,10 +121,10 @@ def test_singular_values_through_the_structure_are_those_of_the_update(name, tin
 def test_ranks_of_rivals_are_those_of_their_structure(tiny_backbone):
     ranks = {
         name: {spectrum.rank for _, spectrum in iter_spectra(adapted(name, tiny_backbone))}
-        for name in ("lora", "vera", "lotr", "loretta")
+        for name in ("lora", "vera", "lotr", "loretta", "nola")
     }
     # The last core of LoRETTA's factor A is (tensor_rank, r): the smaller of both is the rank.
-    assert ranks == {"lora": {2}, "vera": {4}, "lotr": {3}, "loretta": {2}}
+    assert ranks == {"lora": {2}, "vera": {4}, "lotr": {3}, "loretta": {2}, "nola": {3}}
 
 
 @pytest.mark.parametrize("name", ["tera", "lora", "vera", "hira", "lotr"])
@@ -143,7 +151,7 @@ def test_not_a_number_is_an_error_for_every_method(name, tiny_backbone):
 
 
 def test_thin_products_are_never_multiplied_out(tiny_backbone, monkeypatch):
-    for name in ("lora", "vera", "loretta", "lotr", "lora_xs"):
+    for name in ("lora", "vera", "loretta", "lotr", "lora_xs", "nola"):
         model = adapted(name, tiny_backbone)
         for layer in adapted_layers(model).values():
             expected = summarize(layer.get_delta_weight("default")).rank

@@ -26,6 +26,7 @@ METHODS = {
     "mora": ("tera_pl.adapters.MoraConfig", {"r": 2}),
     "lotr": ("tera_pl.adapters.LotrConfig", {"r": 3}),
     "lora_xs": ("tera_pl.adapters.LoraXsConfig", {"r": 4}),
+    "nola": ("tera_pl.adapters.NolaConfig", {"r": 2, "k": 9}),
     "lora": ("peft.LoraConfig", {"r": 2, "modules_to_save": ["lm_head"]}),
     "dora": ("peft.LoraConfig", {"r": 2, "use_dora": True}),
     "hira": ("peft.HiraConfig", {"r": 2}),
@@ -100,7 +101,7 @@ def test_both_folders_give_the_logits_of_the_run(method, trained, tmp_path):
         assert all(torch.equal(ours[name], value) for name, value in theirs.items())
         expected = logits(adapted(run / "adapter"), run / "adapter")
         assert torch.equal(logits(adapted("adapter"), "adapter"), expected)
-        own = method in ("tera", "loretta", "mora", "lotr", "lora_xs")
+        own = method in ("tera", "loretta", "mora", "lotr", "lora_xs", "nola")
         for folder in (tmp_path / "adapter", run / "adapter"):
             card = (folder / "README.md").read_text()
             assert "library_name: peft" in card

@@ -19,7 +19,14 @@ import torch
 from peft import PeftConfig
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from tera_pl.adapters import LoraXsConfig, LorettaConfig, LotrConfig, MoraConfig, TeraConfig
+from tera_pl.adapters import (
+    LoraXsConfig,
+    LorettaConfig,
+    LotrConfig,
+    MoraConfig,
+    NolaConfig,
+    TeraConfig,
+)
 from tests.peft_suite.fetch import FOLDER
 from tests.soak import SOAK
 
@@ -86,7 +93,14 @@ LORA_XS_CASES = [
         {"target_modules": ["conv1d"], "r": 1, "init_std": 0.0},
     ),
 ]
+NOLA_CASES = [
+    ("NOLA", "MLP", NolaConfig, {"target_modules": "lin0", "r": 4, "k": 20}),
+    ("NOLA two targets saved", "MLP", NolaConfig, {**LIN01, "k": 9, "save_frozen": True}),
+    ("NOLA modules_to_save", "MLP", NolaConfig, {**SAVED, "r": 3, "k": 10}),
+    ("NOLA Conv1D", "EmbConv1D", NolaConfig, {"target_modules": ["conv1d"], "k": 5}),
+]
 CUSTOM_CASES = [
+    *NOLA_CASES,
     *LORA_XS_CASES,
     *LORETTA_CASES,
     *MORA_CASES,
@@ -140,6 +154,8 @@ MULTIPLE_CASES += [
     ("MoRA other form", "mora", MoraConfig, LIN0, {**LIN0, "r": 2, "form": "sharing"}),
     ("LoRA-XS same", "loraxs", LoraXsConfig, {**LIN0, "r": 4}, {**LIN0, "r": 4}),
     ("LoRA-XS other rank", "loraxs", LoraXsConfig, {**LIN0, "r": 4}, {**LIN0, "r": 2}),
+    ("NOLA same", "nola", NolaConfig, {**LIN0, "k": 9}, {**LIN0, "k": 9}),
+    ("NOLA other seed", "nola", NolaConfig, {**LIN0, "k": 9}, {**LIN0, "k": 5, "seed": 1}),
     ("LoTR same", "lotr", LotrConfig, LIN0, LIN0),
     ("LoTR other layer", "lotr", LotrConfig, LIN0, LIN1_ONLY),
     ("LoTR other rank", "lotr", LotrConfig, LIN0, {**LIN0, "r": 3, "alpha": 2.0}),
@@ -162,6 +178,7 @@ DECODER_CASES += [
         (MoraConfig, {"r": 2}),
         (MoraConfig, {"r": 2, "form": "sharing", "dropout": 0.1}),
         (LoraXsConfig, {"r": 8, "scaling": 10.0, "dropout": 0.1, "init_std": 0.0}),
+        (NolaConfig, {"r": 2, "k": 30, "dropout": 0.1}),
         (LotrConfig, {"r": 4}),
         (LotrConfig, {"r": 2, "alpha": 4.0, "share": "name"}),
     )

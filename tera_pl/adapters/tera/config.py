@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tera_pl.adapters.config import AdapterConfig
+from tera_pl.adapters.config import FrozenConfig
 from tera_pl.errors import UserError
 from tera_pl.tensor import Compute, CoreInit, FactorInit
 
@@ -14,7 +14,7 @@ DEFAULT_OUT_MODES = 2
 
 
 @dataclass
-class TeraConfig(AdapterConfig):
+class TeraConfig(FrozenConfig):
     """TeRA: a Tucker-like random tensor network of which only vectors are trained.
 
     The weight update of a layer is a tensor whose leading modes make up the output dimension and
@@ -30,7 +30,6 @@ class TeraConfig(AdapterConfig):
             or matches, a key.
         ranks: One rank per mode, at most its size; the sizes themselves if not given, as in the
             paper.
-        seed: Seed of the frozen core and factors; no other seed changes them.
         core_init: Distribution of the frozen core.
         factor_init: Distribution of the frozen factors; `identity` gives the paper's TeRA_iden.
             `kronecker`, of core or factors, makes each the Kronecker product of two small
@@ -42,11 +41,7 @@ class TeraConfig(AdapterConfig):
             building it, `auto` whichever is cheaper.
         recompute: Compute again in backward what forward could save for it, the materialized weight
             update or the output of the core: less memory, about one more product per layer.
-        save_frozen: Save the frozen tensors in the adapter's file too. If false, they are drawn
-            again from the seed and verified by their hash.
         init_weights: False draws all scaling vectors at random; for tests.
-        frozen_sha256: Hash of the frozen tensors. Set when the adapter is injected, verified when
-            it is loaded.
 
     Raises:
         UserError: If the value of a field is invalid.
@@ -59,21 +54,15 @@ class TeraConfig(AdapterConfig):
     in_modes: int | list[int] = 1
     modes_pattern: dict[str, dict[str, Any]] = field(default_factory=dict)
     ranks: list[int] | None = None
-    seed: int = 0
     core_init: CoreInit = "normal"
     factor_init: FactorInit = "normal"
     zero_vector: Literal["longest"] | int = "longest"
     scaling: float = 1.0
     compute: Compute = "auto"
     recompute: bool = False
-    save_frozen: bool = False
-    frozen_sha256: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # The hash that was given, apart from the one that injection writes into the field: a
-        # configuration may be used for another model after this one.
-        self.expected_sha256 = self.frozen_sha256
         # Whether injection has met a dimension that the default of `out_modes` does not split.
         self.has_unsplit = False
         self._check_zero_vector()

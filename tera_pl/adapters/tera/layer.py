@@ -149,6 +149,17 @@ class TeraLayer(AdapterLayer):
         assert isinstance(vectors, nn.ParameterList)
         return self._frozen(adapter_name).build(vectors, self.configs[adapter_name])
 
+    def get_frozen_tensors(self, adapter_name: str) -> list[FrozenTensor]:
+        """Return the frozen core and factors of an adapter.
+
+        Args:
+            adapter_name: Its name.
+
+        Returns:
+            The core and one factor per mode.
+        """
+        return self._frozen(adapter_name).tensors()
+
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """Contract the tensor network of an adapter (Eq. 6).
 

@@ -7,35 +7,22 @@ from typing import Any
 import torch
 from peft import PeftConfig
 from peft.utils.other import get_pattern_key
-from torch import Tensor, nn
+from torch import nn
 
-from tera_pl.adapters.config import missing_hash
+from tera_pl.adapters.frozen_model import FrozenModel
 from tera_pl.adapters.layer import AdapterLayer
-from tera_pl.adapters.model import AdapterModel
 from tera_pl.adapters.tera.config import DEFAULT_OUT_MODES, TeraConfig
 from tera_pl.adapters.tera.layer import FrozenNetwork, TeraLayer
 from tera_pl.errors import UserError
-from tera_pl.tensor import (
-    FrozenKey,
-    FrozenTensor,
-    SharedProjections,
-    digest,
-    draw,
-    fingerprint,
-    network_keys,
-    plan_modes,
-)
+from tera_pl.tensor import SharedProjections, network_keys, plan_modes
 
-FROZEN_PREFIX = "base_model.tera_frozen."
 COMPUTE_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
-class TeraModel(AdapterModel):
+class TeraModel(FrozenModel):
     """A model with TeRA injected.
 
-    Frozen cores and factors are shared: layers that need the same one, on the same device and in
-    the same dtype, have the same module, whichever adapter or target they belong to. Layers that
-    read the same input share its projection, see `SharedProjections`.
+    Layers that read the same input share its projection, see `SharedProjections`.
     """
 
     prefix: str = "tera_"
@@ -47,7 +34,7 @@ class TeraModel(AdapterModel):
         super().__init__(*args, **kwargs)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
-        """Inject an adapter and hash its frozen tensors.
+        """Inject an adapter.
 
         Args:
             model: The model; changed in place.
@@ -70,16 +57,6 @@ class TeraModel(AdapterModel):
         if self._unsplit:
             warnings.warn(_describe_unsplit(self._unsplit), stacklevel=1)
         _check_patterns(model, config, adapter_name)
-        found = _fingerprint(_frozen_tensors(model, adapter_name))
-        # With save_frozen, the saved tensors are about to replace what was drawn here.
-        if found and config.expected_sha256 not in {None, found} and not config.save_frozen:
-            raise UserError(
-                f"frozen_sha256: the adapter was made with tensors {config.expected_sha256}, but "
-                f"seed {config.seed} and these settings give {found}: seed, modes, ranks, "
-                "distributions or targets were changed, or the file is from another scheme; "
-                "restore the settings, or, to train a new adapter, remove frozen_sha256"
-            )
-        config.frozen_sha256 = config.expected_sha256 or found
         return result
 
     def _shared(
@@ -104,16 +81,8 @@ class TeraModel(AdapterModel):
         if dtype not in COMPUTE_DTYPES:
             found = (parameter.dtype for parameter in self.model.parameters())
             dtype = next((dtype for dtype in found if dtype in COMPUTE_DTYPES), torch.float32)
-        shared = {(t.key, t.value.device, t.value.dtype): t for t in _frozen_tensors(self.model)}
-
-        def get(key: FrozenKey) -> FrozenTensor:
-            place = (key, device, dtype)
-            if place not in shared:
-                shared[place] = FrozenTensor(key, device, dtype)
-            return shared[place]
-
-        factor_tensors = [get(factor) for factor in factors]
-        return FrozenNetwork(get(core), factor_tensors, len(out_modes), self.projections)
+        shared_core, *shared_factors = self._share([core, *factors], device, dtype)
+        return FrozenNetwork(shared_core, shared_factors, len(out_modes), self.projections)
 
     def _out_modes(self, size: int, modes: int | list[int] | None, key: str) -> tuple[int, ...]:
         if modes is not None:
@@ -123,42 +92,6 @@ class TeraModel(AdapterModel):
         except UserError:
             self._unsplit[key] = size
             return (size,)
-
-    @classmethod
-    def _get_adapter_state_dict(
-        cls,
-        model: nn.Module,
-        config: PeftConfig,
-        adapter_name: str,
-        state_dict: dict[str, Tensor],
-        unwanted_adapter_names: list[str],
-    ) -> dict[str, Tensor]:
-        state = super()._get_adapter_state_dict(
-            model, config, adapter_name, state_dict, unwanted_adapter_names
-        )
-        frozen = _frozen_tensors(model, adapter_name)
-        config.frozen_sha256 = _fingerprint(frozen) or config.frozen_sha256
-        if config.save_frozen:
-            state |= {FROZEN_PREFIX + tensor.key.text: _master(tensor) for tensor in frozen}
-        return state
-
-    @classmethod
-    def _take_frozen(
-        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        assert isinstance(config, TeraConfig)
-        frozen = _frozen_tensors(model, adapter_name)
-        if frozen and config.is_from_file and config.expected_sha256 is None:
-            what = f"seed {config.seed} and these settings give frozen tensors with"
-            raise missing_hash("frozen_sha256", what, _fingerprint(frozen))
-        saved = {
-            name.removeprefix(FROZEN_PREFIX): value
-            for name, value in state.items()
-            if name.startswith(FROZEN_PREFIX)
-        }
-        if config.save_frozen:
-            _restore_frozen(frozen, saved, config)
-        return {name: v for name, v in state.items() if not name.startswith(FROZEN_PREFIX)}
 
 
 def _describe_unsplit(sizes: Mapping[str, int]) -> str:
@@ -186,38 +119,6 @@ def _check_ranks(ranks: Sequence[int] | None, modes: Sequence[int]) -> tuple[int
     return tuple(ranks)
 
 
-def _frozen_tensors(model: nn.Module, adapter_name: str | None = None) -> list[FrozenTensor]:
-    """List the distinct frozen tensors of a model, of one adapter or of all."""
-    found: dict[int, FrozenTensor] = {}
-    for module in model.modules():
-        if isinstance(module, TeraLayer):
-            for name, frozen in module.tera_frozen.items():
-                if adapter_name in {None, name}:
-                    found |= {id(t): t for t in frozen.tensors()}  # type: ignore[operator]
-    return list(found.values())
-
-
-def _fingerprint(tensors: Sequence[FrozenTensor]) -> str | None:
-    """Hash of frozen tensors; null for an empty list or on the meta device: nothing is drawn."""
-    digests = {tensor.key.text: tensor.digest for tensor in tensors}
-    if not digests or None in digests.values():
-        return None
-    return fingerprint({text: value for text, value in digests.items() if value is not None})
-
-
-def _master(tensor: FrozenTensor) -> Tensor:
-    """The tensor in float32 as it was drawn or loaded; in the model it may have fewer bits."""
-    value = tensor.value.detach().float().cpu()
-    if digest(value) != tensor.digest:
-        value = draw(tensor.key)
-    if digest(value) == tensor.digest:
-        return value
-    raise UserError(
-        f"save_frozen: {tensor.key.text} came from a file and is rounded here to "
-        f"{tensor.value.dtype}: load the adapter on a float32 base to save it again"
-    )
-
-
 def _check_patterns(model: nn.Module, config: TeraConfig, adapter_name: str) -> None:
     targets = [
         name
@@ -230,23 +131,3 @@ def _check_patterns(model: nn.Module, config: TeraConfig, adapter_name: str) -> 
                 f"modes_pattern: {pattern!r} matches none of the adapted modules "
                 f"({', '.join(sorted({name.rpartition('.')[2] for name in targets}))})"
             )
-
-
-def _restore_frozen(
-    tensors: Sequence[FrozenTensor], saved: dict[str, Tensor], config: TeraConfig
-) -> None:
-    missing = sorted({t.key.text for t in tensors} - saved.keys())
-    if missing:
-        raise UserError(
-            f"save_frozen: the adapter's file lacks {len(missing)} frozen tensors, for example "
-            f"{missing[0]}: load it with save_frozen false to draw them from the seed"
-        )
-    found = fingerprint({text: digest(value) for text, value in saved.items()})
-    if found != config.frozen_sha256:
-        raise UserError(
-            f"frozen_sha256: the frozen tensors in the adapter's file have hash {found}, its "
-            f"configuration says {config.frozen_sha256}: the file is damaged or belongs to "
-            "another adapter"
-        )
-    for tensor in tensors:
-        tensor.replace(saved[tensor.key.text])
