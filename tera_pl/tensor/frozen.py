@@ -40,7 +40,7 @@ class FrozenKey:
         role: `core`, `out` or `in` for a factor of an out or in mode, or `A` or `B` for all random
             matrices of a factor of NOLA.
         position: Index of the factor's mode among the out or in modes; otherwise 0.
-        shape: Shape of the tensor: the ranks, `(R_i, I_i)`, or `k` matrices.
+        shape: Shape of the tensor: the ranks, `(R_i, I_i)`, or `(k, rows, columns)`.
         split: Number of out modes of a core; otherwise 0.
         distribution: How entries are drawn.
     """

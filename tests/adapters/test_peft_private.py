@@ -89,7 +89,10 @@ def test_every_private_override_of_peft_is_listed() -> None:
     def private(*classes: type) -> set[str]:
         return {name for cls in classes for name in vars(cls) if name[0] == "_" != name[1]}
 
-    ours = [cls for root in (AdapterModel, AdapterLayer) for cls in (root, *root.__subclasses__())]
+    def tree(root: type) -> list[type]:
+        return [root, *(cls for child in root.__subclasses__() for cls in tree(child))]
+
+    ours = [*tree(AdapterModel), *tree(AdapterLayer)]
     theirs = private(*BaseTuner.__mro__, *BaseTunerLayer.__mro__) - private(nn.Module)
     overridden = {name for name in private(*ours) & theirs if callable(getattr(BaseTuner, name))}
     assert overridden <= OVERRIDDEN.keys()

@@ -18,7 +18,8 @@ class NolaConfig(FrozenConfig):
     All layers with the same number of inputs share the A_i, those with the same number of outputs
     the B_j, and both stay in memory: k r n numbers in float32 for each size n of inputs and of
     outputs, whatever the dtype of the base. With k = 1024 and r = 16 these are 0.54 GB for q and v
-    of Llama-2-7B, 0.60 GB for Llama-3-8B. Every forward pass of a layer reads those of the layer.
+    of Llama-2-7B, 0.60 GB for Llama-3-8B. Each forward and each backward pass of a layer reads its
+    matrices once.
 
     Args:
         r: Rank of the weight update.
