@@ -69,7 +69,7 @@ class NolaLayer(FactoredLayer):
         Returns:
             Those of B and those of A.
         """
-        return list(self.nola_bases[adapter_name])  # type: ignore[arg-type]
+        return list(self.nola_bases[adapter_name])  # type: ignore[call-overload]
 
     def get_delta_factors(self, adapter_name: str) -> tuple[Tensor, Tensor]:
         """Combine the random matrices.
