@@ -12,13 +12,13 @@ training records under the base model.
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from gradient import MODEL, RECORDS, MeanInputs, datasets
 from peft import PeftModel
 from torch import Tensor, nn
 
-from datamodules import InstructionDataModule
 from tera_pl.analysis.delta_weights import iter_delta_weights
 from tera_pl.models.backbone import Backbone, load_model
 from tera_pl.tasks.loss import prepare, supervised_loss
@@ -28,7 +28,7 @@ BACKBONE = Backbone(MODEL, dtype="bfloat16")
 
 
 @torch.no_grad()
-def validation_loss(model: nn.Module, data: InstructionDataModule) -> float:
+def validation_loss(model: nn.Module, data: Any) -> float:
     """Nats per supervised token of the validation split."""
     total, tokens = 0.0, 0
     for batch in data.val_dataloader():
@@ -48,7 +48,7 @@ def add_update(weight: Tensor, bias: Tensor, full: float, constant: float) -> Ca
 
 
 @torch.no_grad()
-def constant_part(adapter: Path, data: InstructionDataModule) -> list[float]:
+def constant_part(adapter: Path, data: Any) -> list[float]:
     """The losses of a base model, of an adapter, of its constant part and of the rest."""
     trained = PeftModel.from_pretrained(load_model(BACKBONE), adapter)
     updates = {name: update.float() for name, update in iter_delta_weights(trained)}

@@ -16,16 +16,18 @@ its parameters. The second table has the share of the gradient's squared norm wi
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
 from torch import Tensor, nn
 
-from datamodules import ConvAI2, Encoding, InstructionDataModule, Math10k, Split
 from tera_pl.adapters import TeraConfig
+from tera_pl.cli import ConfigurationCLI, build
 from tera_pl.models.backbone import Backbone, load_model
 from tera_pl.tasks.loss import prepare, supervised_loss
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 MODEL = "~/.cache/tera_pl/smollm2-135m-instruct"
 LAYERS = (2, 10, 20, 28)
 RECORDS = 16
@@ -42,28 +44,18 @@ METHODS = {
 }
 
 
-def datasets(folder: Path) -> dict[str, InstructionDataModule]:
+def datasets(folder: Path) -> dict[str, Any]:
     """The datamodules of the study, with one record a batch."""
-    convai2 = ConvAI2(
-        MODEL,
-        str(folder / "convai2"),
-        train_file="personachat_truecased_subset/train_instruction_format.json",
-        test_file="valid_self_original_no_cands.txt",
-        encoding=Encoding(template="chat", max_length=640),
-        split=Split(size=120, method="tail", seed=58),
-        batch_size=1,
-        eval_batch_size=1,
-    )
-    math10k = Math10k(
-        MODEL,
-        str(folder / "math"),
-        train_file="math_10k_subset/train.json.gz",
-        encoding=Encoding(template="chat", max_length=1280),
-        split=Split(size=120, method="random", seed=42),
-        batch_size=1,
-        eval_batch_size=1,
-    )
-    return {"ConvAI2": convai2, "Math10k": math10k}
+    given = ["--data.init_args.batch_size=1", "--data.init_args.eval_batch_size=1"]
+    found = {}
+    for name, benchmark, place in (
+        ("ConvAI2", "convai2", "convai2"),
+        ("Math10k", "math10k", "math"),
+    ):
+        config = f"--config={CONFIGS / benchmark / 'smollm2_135m' / 'tera.yaml'}"
+        path = f"--data.init_args.path={folder / place}"
+        found[name] = build(ConfigurationCLI, ["fit", config, path, *given]).datamodule
+    return found
 
 
 class MeanInputs:
@@ -88,7 +80,7 @@ class MeanInputs:
         return self._sums[name] / self._tokens[name]
 
 
-def gradients(data: InstructionDataModule) -> dict[str, tuple[Tensor, Tensor]]:
+def gradients(data: Any) -> dict[str, tuple[Tensor, Tensor]]:
     """The gradient by the weights of some layers over the first records, and their mean inputs."""
     data.setup("fit")
     model = load_model(Backbone(MODEL, dtype="float32")).requires_grad_(False)
