@@ -15,7 +15,7 @@ from tera_pl.reporting.groups import FULL, NAMES
 # Okabe and Ito's colors, which color-blind readers can distinguish. Their yellow is pale in print.
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
 # The last ones are stars: points, 1, degrees.
-STARS = ((3, 1, 0), (4, 1, 0), (6, 1, 0), (8, 1, 0), (3, 1, 60), (4, 1, 45))
+STARS = ((3, 1, 0), (4, 1, 0), (6, 1, 0), (8, 1, 0), (3, 1, 60), (4, 1, 45), (5, 1, 36))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H", *STARS)
 LINES = ("-", "--", ":")
 _METHODS = ("TeRA", "LoRA", "HiRA", "VeRA", "LoRETTA", "RandLoRA", "TeRA_iden", "DoRA")
