@@ -23,11 +23,13 @@ from torch import Tensor, nn
 
 from tera_pl.errors import UserError
 from tera_pl.tensor.modes import plan_modes
-from tera_pl.tensor.streams import kac_rotation, normal, rademacher, uniform
+from tera_pl.tensor.streams import constant, half_normal, kac_rotation, normal, rademacher, uniform
 
 SCHEME = 1
 
-CoreInit = Literal["normal", "uniform", "rademacher", "orthogonal", "kronecker"]
+CoreInit = Literal[
+    "normal", "uniform", "rademacher", "orthogonal", "kronecker", "half_normal", "constant"
+]
 FactorInit = Literal["normal", "uniform", "rademacher", "orthogonal", "kronecker", "identity"]
 
 
@@ -50,7 +52,7 @@ class FrozenKey:
     position: int
     shape: tuple[int, ...]
     split: int
-    distribution: FactorInit
+    distribution: CoreInit | FactorInit
 
     @property
     def text(self) -> str:
@@ -132,6 +134,8 @@ def draw(key: FrozenKey) -> Tensor:
     if key.distribution == "orthogonal":
         return (_orthogonal(key.text, *_matrix_shape(key)) * scale).float().reshape(key.shape)
     samplers = {"normal": normal, "uniform": uniform, "rademacher": rademacher}
+    if key.role == "core":
+        samplers |= {"half_normal": half_normal, "constant": constant}
     if key.distribution not in samplers:
         raise UserError(
             f"{key.role} cannot be {key.distribution!r}: expected {', '.join(samplers)}, "

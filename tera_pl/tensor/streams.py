@@ -74,6 +74,35 @@ def normal(name: str, count: int) -> Iterator[Tensor]:
         yield normal_quantile(_open_unit(chunk))
 
 
+def half_normal(name: str, count: int) -> Iterator[Tensor]:
+    """Draw absolute values of standard normal ones: mean sqrt(2 / pi), mean square 1.
+
+    Args:
+        name: Name of the stream.
+        count: Number of values.
+
+    Yields:
+        Chunks in float64.
+    """
+    for chunk in normal(name, count):
+        yield chunk.abs()
+
+
+def constant(name: str, count: int) -> Iterator[Tensor]:
+    """Give ones, whatever the stream.
+
+    Args:
+        name: Name of the stream.
+        count: Number of values.
+
+    Yields:
+        Chunks in float64.
+    """
+    del name
+    for start in range(0, count, CHUNK):
+        yield torch.ones(min(CHUNK, count - start), device="cpu", dtype=torch.float64)
+
+
 def _open_unit(chunk: Tensor) -> Tensor:
     """Map words to `(0, 1)`, centered in their cells; exact."""
     return (chunk.double() + 0.5) * 2.0**-32
