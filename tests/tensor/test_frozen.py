@@ -38,11 +38,14 @@ GOLDEN = {
     "rademacher-in": "6a72a216c8ff7b198cf5a023356703c2fb2bfacc015da7862ee958bc6c07f093",
     "orthogonal-core": "78828c5b581ff1353fb886728904d0ee14b8e11bd51c8255d560656f4e5f8352",
     "orthogonal-out": "9e57a2806398ed87dc31c1aa610abf223eb9ec17b8131ab04d61e423ff672082",
+    "half_normal-core": "cce9d65d5428c1fe4a3247b8f77ff0257c4b86b84108deec5e783eda7326daa1",
+    "constant-core": "79464385b40eade0fb1fdb6208663e2f5fb65657199359a74da4a5543a65cbe5",
     "orthogonal-in": "01589dc94a9a927fd4066d69070f06632ddfba046e554000fa89fe2f683207eb",
 }
 
 CPU = torch.device("cpu")
 DISTRIBUTIONS = ["normal", "uniform", "rademacher", "orthogonal"]
+OF_CORES = ["half_normal", "constant"]
 
 
 def key(distribution, shape=(48, 64), role="in", seed=7):
@@ -56,10 +59,10 @@ def test_golden_values(name):
 
 
 @pytest.mark.parametrize("role", ["core", "in"])
-@pytest.mark.parametrize("distribution", [*DISTRIBUTIONS, "kronecker", "identity"])
+@pytest.mark.parametrize("distribution", [*DISTRIBUTIONS, *OF_CORES, "kronecker", "identity"])
 def test_draws_on_the_cpu_whatever_the_default_device(distribution, role):
     """Lightning builds models under `torch.device("cuda")`; any device shows it."""
-    if (distribution, role) == ("identity", "core"):
+    if distribution in {"core": ["identity"], "in": OF_CORES}[role]:
         return
     wanted = key(distribution, (64, 64), role)
     expected, parts = draw(wanted), draw_parts(wanted)
@@ -134,6 +137,30 @@ def test_entries_follow_their_distribution(distribution, cdf):
     assert scipy.stats.kstest(drawn.flatten()[::20].numpy(), cdf).pvalue > 0.01
 
 
+def test_half_normal_cores_are_absolute_values_of_normal_ones():
+    drawn = draw(key("half_normal", (200, 200), "core")).double() * math.sqrt(200)
+    entries = drawn.flatten()[::20].numpy()
+    assert scipy.stats.kstest(entries, scipy.stats.halfnorm.cdf).pvalue > 0.01
+    # The mean is a direction that all rows share; what is left has full rank.
+    values = torch.linalg.svdvals(drawn)
+    assert 0.6 < values[0] ** 2 / values.square().sum() < 0.7
+    assert torch.linalg.matrix_rank(drawn) == 200
+
+
+def test_a_constant_core_of_two_modes_is_lora_of_rank_one():
+    core, factors = network_keys([6], [10], [6, 10], 0, "constant", "identity")
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(6, generator=generator), torch.randn(10, generator=generator)
+    network = TensorNetwork(draw(core), [draw(factor) for factor in factors], [left, right], 1)
+    torch.testing.assert_close(contract(network), torch.outer(left, right) / math.sqrt(6))
+
+
+@pytest.mark.parametrize("distribution", OF_CORES)
+def test_only_cores_have_entries_of_one_sign(distribution):
+    with pytest.raises(ValueError, match=f"out cannot be '{distribution}': expected normal"):
+        draw(key(distribution, role="out"))
+
+
 def test_signs_are_balanced():
     drawn = draw(key("rademacher", (200, 200))) * math.sqrt(200)
     torch.testing.assert_close(drawn.abs(), torch.ones(200, 200))
@@ -161,7 +188,7 @@ def test_orthogonal_factor_has_orthogonal_rows(shape):
     torch.testing.assert_close(drawn @ drawn.T, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("core_init", [*DISTRIBUTIONS, "kronecker"])
+@pytest.mark.parametrize("core_init", [*DISTRIBUTIONS, *OF_CORES, "kronecker"])
 @pytest.mark.parametrize("factor_init", [*DISTRIBUTIONS, "identity", "kronecker"])
 @pytest.mark.parametrize("reduced", [False, True])
 @pytest.mark.slow

@@ -30,7 +30,9 @@ class TeraConfig(FrozenConfig):
             or matches, a key.
         ranks: One rank per mode, at most its size; the sizes themselves if not given, as in the
             paper.
-        core_init: Distribution of the frozen core.
+        core_init: Distribution of the frozen core. Not in the paper: `half_normal`, absolute values
+            of normal entries, whose rows share a direction; `constant`, with which all updates have
+            rank one.
         factor_init: Distribution of the frozen factors; `identity` gives the paper's TeRA_iden.
             `kronecker`, of core or factors, makes each the Kronecker product of two small
             rotations, which costs very little; not in the paper.
