@@ -1,6 +1,6 @@
 """Checks of single values in a study file; each gives the value or raises an error of one line."""
 
-import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,13 @@ def _is_a(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number; an integer that no float can hold is not."""
+    return _is_a(value, int | float) and abs(value) <= sys.float_info.max
+
+
 text = check_of(lambda value: isinstance(value, str) and value != "", "a text")
-number = check_of(lambda value: _is_a(value, int | float) and math.isfinite(value), "a number")
+number = check_of(is_number, "a number")
 flag = check_of(lambda value: isinstance(value, bool), "true or false")
 
 

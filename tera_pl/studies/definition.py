@@ -3,7 +3,6 @@
 import difflib
 import itertools
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -12,7 +11,7 @@ from typing import Any
 
 from tera_pl.config.yaml_files import read_yaml
 from tera_pl.errors import UserError
-from tera_pl.studies.checks import flag, integer_from, list_of, number, text
+from tera_pl.studies.checks import flag, integer_from, is_number, list_of, number, text
 
 LEARNING_RATE = "model.init_args.optimizer.init_args.lr"
 SEED = "seed_everything"
@@ -269,9 +268,7 @@ def _rate_range(value: Any, path: Path, name: str) -> list[float] | None:
     return rates
 
 
-_RATES = list_of(
-    lambda x: isinstance(x, int | float) and math.isfinite(x) and x > 0, "positive numbers"
-)
+_RATES = list_of(lambda x: is_number(x) and x > 0, "positive numbers")
 _CHECKS: dict[str, Callable[[Any, Path, str], Any]] = {
     "output": _output,
     "entries": _entries,

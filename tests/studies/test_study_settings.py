@@ -38,6 +38,7 @@ INVALID = {
     STUDY.replace("[0.1]", "0.1"): "learning_rates is 0.1: expected a list of positive numbers",
     STUDY.replace("[0.1]", "[fast]"): "learning_rates[0] is 'fast': expected positive numbers",
     STUDY.replace("[0.1]", "[-0.1]"): "learning_rates[0] is -0.1: expected positive numbers",
+    STUDY.replace("[0.1]", f"[{10**309}]"): "expected positive numbers",
     STUDY.replace("[0.1]", "[.nan]"): "learning_rates[0] is nan: expected positive numbers",
     STUDY.replace("[0.1]", "[]"): "learning_rates is []: expected a list",
     STUDY.replace("[0.1]", "[0.1, 0.1]"): "learning_rates has 0.1 twice",
