@@ -27,6 +27,8 @@ COLUMNS = (
     "seed",
     "val_loss",
     "test_loss",
+    "val_accuracy",
+    "test_accuracy",
     "trained",
     "seconds",
     "memory_mb",
@@ -37,7 +39,10 @@ DECIDES = 2.0
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its settings, its costs and the validation loss of every record."""
+    """One run: its settings, its costs and the validation loss of every record.
+
+    What was not measured is NaN.
+    """
 
     dataset: str
     row: str
@@ -45,6 +50,8 @@ class Run:
     seed: int
     val_loss: float
     test_loss: float
+    val_accuracy: float
+    test_accuracy: float
     trained: int
     seconds: float
     memory_mb: float
@@ -94,13 +101,16 @@ def _read_study(folder: Path) -> Iterator[Run]:
             continue
         lr, seed, _ = path.parts[-3].removeprefix("lr").rsplit("-", 2)
         fit, resources = results["fit"], results["fit"]["resources"]
+        test = results.get("test", {}).get("scores", {})
         yield Run(
             dataset=folder.name.partition("_")[0],
             row=path.parts[-4],
             lr=float(lr),
             seed=int(seed.removeprefix("seed")),
             val_loss=fit["scores"]["val/loss"],
-            test_loss=results.get("test", {}).get("scores", {}).get("test/loss", math.nan),
+            test_loss=test.get("test/loss", math.nan),
+            val_accuracy=fit["scores"].get("val/accuracy", math.nan),
+            test_accuracy=test.get("test/accuracy", math.nan),
             trained=resources["trained"],
             seconds=round(resources["train_seconds"]),
             memory_mb=round(resources["peak_memory_bytes"] / 2**20),
@@ -172,21 +182,27 @@ def print_tables(dataset: str, runs: Sequence[Run]) -> None:
         searched = ", ".join(f"{lr:g}: {loss:.3f}" for lr, loss in row.search.items())
         trained = next(iter(row.runs.values())).trained
         lines.append(f"| {row.name} | {trained:,} | {searched} |")
-    head = (
-        "| | rate | seeds | validation loss | over records | over seeds | test loss | minus TeRA |"
-    )
-    lines += ["", head, "|" + "---|" * 8]
+    head = "| | rate | seeds | validation loss | over records | over seeds | test loss | accuracy, "
+    lines += ["", head + "validation and test | minus TeRA |", "|" + "---|" * 9]
     reference = next((row for row in rows if row.name == "tera"), None)
     for row in rows:
         values = [run.val_loss for run in row.runs.values()]
-        tests = [run.test_loss for run in row.runs.values() if not math.isnan(run.test_loss)]
         records = average_losses([run.losses for run in row.runs.values()])
         sd = f"± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
         cells = [row.name, f"{row.lr:g}", str(len(values)), f"{statistics.mean(values):.4f}"]
         cells += [f"± {loss_per_token(*_columns(records)).se:.4f}", sd]
-        cells += [f"{statistics.mean(tests):.4f}" if tests else "", _compare(row, reference)]
+        cells.append(_mean(row, "test_loss", ".4f"))
+        accuracies = [_mean(row, name, ".1%") for name in ("val_accuracy", "test_accuracy")]
+        cells += [", ".join(filter(None, accuracies)), _compare(row, reference)]
         lines.append(f"| {' | '.join(cells)} |")
     sys.stdout.write("\n".join(lines) + "\n\n")
+
+
+def _mean(row: Row, name: str, form: str) -> str:
+    """The mean over the runs that have it, or nothing."""
+    values = [getattr(run, name) for run in row.runs.values()]
+    known = [value for value in values if not math.isnan(value)]
+    return f"{statistics.mean(known):{form}}" if known else ""
 
 
 def _compare(row: Row, reference: Row | None) -> str:
