@@ -174,7 +174,7 @@ def _columns(losses: Sequence[RecordLoss]) -> tuple[list[float], list[int]]:
 
 
 def print_tables(dataset: str, runs: Sequence[Run]) -> None:
-    """Print the search, the losses and the differences from TeRA on one dataset."""
+    """Print the search, the losses and the differences from TeRA and LoRA on one dataset."""
     rows = as_rows(runs)
     lines = [f"### {dataset}", ""]
     lines += ["| | parameters | search: rate, validation loss of the first seed |", "|---|---|---|"]
@@ -182,9 +182,12 @@ def print_tables(dataset: str, runs: Sequence[Run]) -> None:
         searched = ", ".join(f"{lr:g}: {loss:.3f}" for lr, loss in row.search.items())
         trained = next(iter(row.runs.values())).trained
         lines.append(f"| {row.name} | {trained:,} | {searched} |")
-    head = "| | rate | seeds | validation loss | over records | over seeds | test loss | accuracy, "
-    lines += ["", head + "validation and test | minus TeRA |", "|" + "---|" * 9]
-    reference = next((row for row in rows if row.name == "tera"), None)
+    head = ["", "rate", "seeds", "validation loss", "over records", "over seeds", "test loss"]
+    scored = any(not math.isnan(run.val_accuracy) for run in runs)
+    head += ["accuracy, validation and test"] if scored else []
+    references = [row for name in ("tera", "lora") for row in rows if row.name == name]
+    head += [f"minus {row.name}" for row in references]
+    lines += ["", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in rows:
         values = [run.val_loss for run in row.runs.values()]
         records = average_losses([run.losses for run in row.runs.values()])
@@ -192,8 +195,10 @@ def print_tables(dataset: str, runs: Sequence[Run]) -> None:
         cells = [row.name, f"{row.lr:g}", str(len(values)), f"{statistics.mean(values):.4f}"]
         cells += [f"± {loss_per_token(*_columns(records)).se:.4f}", sd]
         cells.append(_mean(row, "test_loss", ".4f"))
-        accuracies = [_mean(row, name, ".1%") for name in ("val_accuracy", "test_accuracy")]
-        cells += [", ".join(filter(None, accuracies)), _compare(row, reference)]
+        if scored:
+            accuracies = [_mean(row, name, ".1%") for name in ("val_accuracy", "test_accuracy")]
+            cells.append(", ".join(filter(None, accuracies)))
+        cells += [_compare(row, reference) for reference in references]
         lines.append(f"| {' | '.join(cells)} |")
     sys.stdout.write("\n".join(lines) + "\n\n")
 
@@ -205,15 +210,15 @@ def _mean(row: Row, name: str, form: str) -> str:
     return f"{statistics.mean(known):{form}}" if known else ""
 
 
-def _compare(row: Row, reference: Row | None) -> str:
-    if reference is None or row is reference:
+def _compare(row: Row, reference: Row) -> str:
+    if row is reference:
         return ""
     found, seeds = difference(row, reference)
     if found.se is None or not seeds:
         return ""
     decided = "worse" if found.value > 0 else "better"
     verdict = decided if abs(found.value) > DECIDES * found.se else "undecided"
-    return f"{found.value:+.4f} ± {found.se:.4f}, {seeds} seeds: {verdict}"
+    return f"{found.value:+.4f} ± {found.se:.4f}, {seeds} seed{'s' * (seeds > 1)}: {verdict}"
 
 
 if __name__ == "__main__":
