@@ -2,11 +2,11 @@
 
     python docs/smollm2_study/constant_part.py FOLDER ADAPTER ...
 
-FOLDER has convai2/ and math/; ADAPTER is the folder `adapter` of a run on ConvAI2 or, with
-`math10k` in its path, on Math10k. A weight update DeltaW adds DeltaW m to the output for the mean
-input m, and DeltaW (x - m) beside it. The validation loss (nats per supervised token) is that of
-the update, of its constant part DeltaW m alone, and of the rest alone. The mean is that of 16
-training records under the base model.
+FOLDER has convai2/, math/ and commonsense/; ADAPTER is the folder `adapter` of a run in the folder
+of a study, whose name starts with that of the dataset. A weight update DeltaW adds DeltaW m to the
+output for the mean input m, and DeltaW (x - m) beside it. The validation loss (nats per supervised
+token) is that of the update, of its constant part DeltaW m alone, and of the rest alone. The mean
+is that of some training records under the base model.
 """
 
 import sys
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gradient import MODEL, RECORDS, MeanInputs, datasets
+from gradient import DATASETS, MODEL, MeanInputs, datamodule, training_batches
 from peft import PeftModel
 from torch import Tensor, nn
 
@@ -48,15 +48,15 @@ def add_update(weight: Tensor, bias: Tensor, full: float, constant: float) -> Ca
 
 
 @torch.no_grad()
-def constant_part(adapter: Path, data: Any) -> list[float]:
+def constant_part(adapter: Path, dataset: str, data: Any) -> list[float]:
     """The losses of a base model, of an adapter, of its constant part and of the rest."""
     trained = PeftModel.from_pretrained(load_model(BACKBONE), adapter)
     updates = {name: update.float() for name, update in iter_delta_weights(trained)}
     model = load_model(BACKBONE)
     layers = {name: model.get_submodule(name) for name in updates}
     means = MeanInputs(layers)
-    for _, batch in zip(range(RECORDS), data.train_dataloader(), strict=False):
-        supervised_loss(model, prepare(batch, packed=False))
+    for batch in training_batches(dataset, data):
+        supervised_loss(model, batch)
     biases = {name: updates[name] @ means[name].float() for name in updates}
     losses = [validation_loss(model, data)]
     for full, constant in ((1, 0), (0, 1), (1, -1)):
@@ -74,11 +74,11 @@ def main(folder: Path, adapters: list[Path]) -> None:
     """Print a row for every adapter."""
     names = "run", "base model", "update", "constant part", "the rest"
     sys.stdout.write(f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n")
-    of_folder = datasets(folder)
     for adapter in adapters:
-        data = of_folder["Math10k" if "math10k" in str(adapter) else "ConvAI2"]
-        data.setup("fit")
-        losses = " | ".join(f"{loss:.3f}" for loss in constant_part(adapter, data))
+        study = adapter.parents[3].name
+        dataset = next(name for name, (key, *_) in DATASETS.items() if study.startswith(key))
+        data = datamodule(dataset, folder)
+        losses = " | ".join(f"{loss:.3f}" for loss in constant_part(adapter, dataset, data))
         sys.stdout.write(f"| {adapter.parents[2].name}/{adapter.parents[1].name} | {losses} |\n")
         sys.stdout.flush()
 

@@ -1,6 +1,6 @@
 """Print what the gradient of the loss looks like, and how much of it each method can follow.
 
-    python docs/smollm2_study/gradient.py FOLDER    # with convai2/ and math/
+    python docs/smollm2_study/gradient.py FOLDER    # with convai2/, math/ and commonsense/
 
 The gradient of the loss by a weight matrix is the direction in which it should move. The first
 table says how much of its squared norm its largest singular value holds, how much its product with
@@ -13,8 +13,9 @@ its parameters. The second table has the share of the gradient's squared norm wi
 `v_proj` on ConvAI2 (the spans of `q_proj` need three times the memory).
 """
 
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,19 @@ from torch import Tensor, nn
 from tera_pl.adapters import TeraConfig
 from tera_pl.cli import ConfigurationCLI, build
 from tera_pl.models.backbone import Backbone, load_model
+from tera_pl.studies.definition import read_study
 from tera_pl.tasks.loss import prepare, supervised_loss
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MODEL = "~/.cache/tera_pl/smollm2-135m-instruct"
 LAYERS = (2, 10, 20, 28)
-RECORDS = 16
+# By dataset: the folder with its configurations, that with its data, and how many training records
+# are read; those of Commonsense170k are short.
+DATASETS = {
+    "ConvAI2": ("convai2", "convai2", 16),
+    "Math10k": ("math10k", "math", 16),
+    "Commonsense170k": ("commonsense170k", "commonsense", 64),
+}
 NAME = "proj"
 TARGET = {"target_modules": [NAME]}
 METHODS = {
@@ -44,18 +52,26 @@ METHODS = {
 }
 
 
-def datasets(folder: Path) -> dict[str, Any]:
-    """The datamodules of the study, with one record a batch."""
-    given = ["--data.init_args.batch_size=1", "--data.init_args.eval_batch_size=1"]
-    found = {}
-    for name, benchmark, place in (
-        ("ConvAI2", "convai2", "convai2"),
-        ("Math10k", "math10k", "math"),
-    ):
-        config = f"--config={CONFIGS / benchmark / 'smollm2_135m' / 'tera.yaml'}"
-        path = f"--data.init_args.path={folder / place}"
-        found[name] = build(ConfigurationCLI, ["fit", config, path, *given]).datamodule
-    return found
+def datamodule(name: str, folder: Path) -> Any:
+    """A datamodule with the settings of the study, but one record a batch."""
+    benchmark, place, _ = DATASETS[name]
+    configs = CONFIGS / benchmark / "smollm2_135m"
+    given = read_study(configs / "study_main.yaml").entries["tera"].set | {
+        "data.init_args.path": str(folder / place),
+        "data.init_args.batch_size": 1,
+        "data.init_args.eval_batch_size": 1,
+    }
+    arguments = [f"--{key}={value}" for key, value in given.items() if key.startswith("data.")]
+    config = f"--config={configs / 'tera.yaml'}"
+    data = build(ConfigurationCLI, ["fit", config, *arguments]).datamodule
+    data.setup("fit")
+    return data
+
+
+def training_batches(name: str, data: Any) -> Iterator[Any]:
+    """The first training records of a dataset, one a batch."""
+    for batch in itertools.islice(data.train_dataloader(), DATASETS[name][2]):
+        yield prepare(batch, packed=False)
 
 
 class MeanInputs:
@@ -80,18 +96,17 @@ class MeanInputs:
         return self._sums[name] / self._tokens[name]
 
 
-def gradients(data: Any) -> dict[str, tuple[Tensor, Tensor]]:
+def gradients(name: str, data: Any) -> dict[str, tuple[Tensor, Tensor]]:
     """The gradient by the weights of some layers over the first records, and their mean inputs."""
-    data.setup("fit")
     model = load_model(Backbone(MODEL, dtype="float32")).requires_grad_(False)
-    names = [f"{i}.self_attn.{name}" for name in ("q_proj", "v_proj") for i in LAYERS]
-    layers = {name: model.get_submodule(f"model.layers.{name}") for name in names}
+    names = [f"{i}.self_attn.{kind}" for kind in ("q_proj", "v_proj") for i in LAYERS]
+    layers = {layer: model.get_submodule(f"model.layers.{layer}") for layer in names}
     means = MeanInputs(layers)
     for layer in layers.values():
         layer.weight.requires_grad_(True)
-    for _, batch in zip(range(RECORDS), data.train_dataloader(), strict=False):
-        supervised_loss(model, prepare(batch, packed=False))[0].backward()
-    return {name: (layer.weight.grad.double(), means[name]) for name, layer in layers.items()}
+    for batch in training_batches(name, data):
+        supervised_loss(model, batch)[0].backward()
+    return {key: (layer.weight.grad.double(), means[key]) for key, layer in layers.items()}
 
 
 def share(config: peft.PeftConfig, gradient: Tensor) -> float:
@@ -128,7 +143,7 @@ def print_table(names: list[str], rows: list[list[str]]) -> None:
 
 def main(folder: Path) -> None:
     """Print the two tables."""
-    found = {name: gradients(data) for name, data in datasets(folder).items()}
+    found = {name: gradients(name, datamodule(name, folder)) for name in DATASETS}
     rows = []
     for dataset, of_layers in found.items():
         for layer, (gradient, mean) in of_layers.items():
@@ -136,13 +151,19 @@ def main(folder: Path) -> None:
             features = mean.square().sort(descending=True).values
             along = (gradient @ mean).square().sum() / mean.square().sum()
             shares = squares[0], along, features[:4].sum() / features.sum() * squares.sum()
-            rows.append([dataset, layer, *(f"{float(s / squares.sum()):.1%}" for s in shares)])
+            rows.append(
+                [
+                    dataset,
+                    layer.replace(".self_attn.", " "),
+                    *(f"{float(s / squares.sum()):.1%}" for s in shares),
+                ]
+            )
     print_table(["", "layer", "largest singular value", "mean input", "its four features"], rows)
     rows = []
     for layer, (gradient, _) in found["ConvAI2"].items():
         if layer.endswith("v_proj"):
             shares = [f"{share(config, gradient.float()):.2%}" for config in METHODS.values()]
-            rows.append([layer, *shares])
+            rows.append([layer.replace(".self_attn.", " "), *shares])
     print_table(["layer", *METHODS], rows)
 
 
