@@ -70,13 +70,18 @@ def constant_part(adapter: Path, dataset: str, data: Any) -> list[float]:
     return losses
 
 
+def dataset_of(adapter: Path) -> str:
+    """The dataset of a run, by the folder of its study."""
+    study = adapter.parents[3].name
+    return next(name for name, (key, *_) in DATASETS.items() if study.startswith(key))
+
+
 def main(folder: Path, adapters: list[Path]) -> None:
     """Print a row for every adapter."""
     names = "run", "base model", "update", "constant part", "the rest"
     sys.stdout.write(f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n")
     for adapter in adapters:
-        study = adapter.parents[3].name
-        dataset = next(name for name, (key, *_) in DATASETS.items() if study.startswith(key))
+        dataset = dataset_of(adapter)
         data = datamodule(dataset, folder)
         losses = " | ".join(f"{loss:.3f}" for loss in constant_part(adapter, dataset, data))
         sys.stdout.write(f"| {adapter.parents[2].name}/{adapter.parents[1].name} | {losses} |\n")

@@ -1,16 +1,11 @@
-"""Print what the gradient of the loss looks like, and how much of it each method can follow.
+"""Print what the gradient of the loss looks like.
 
     python docs/smollm2_study/gradient.py FOLDER    # with convai2/, math/ and commonsense/
 
-The gradient of the loss by a weight matrix is the direction in which it should move. The first
-table says how much of its squared norm its largest singular value holds, how much its product with
-the mean input of the layer, and how much of the mean input's own squared norm its four largest
-features. An update that is a column times the mean input adds nearly the same to every output: a
-bias.
-
-To first order an adapter moves a weight within the span of the derivatives of its weight update by
-its parameters. The second table has the share of the gradient's squared norm within that span, for
-`v_proj` on ConvAI2 (the spans of `q_proj` need three times the memory).
+The gradient of the loss by a weight matrix is the direction in which it should move. The table says
+how much of its squared norm its largest singular value holds, how much its product with the mean
+input of the layer, and how much of the mean input's own squared norm its four largest features. An
+update that is a column times the mean input adds nearly the same to every output: a bias.
 """
 
 import itertools
@@ -19,11 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 from torch import Tensor, nn
 
-from tera_pl.adapters import TeraConfig
 from tera_pl.cli import ConfigurationCLI, build
 from tera_pl.models.backbone import Backbone, load_model
 from tera_pl.studies.definition import read_study
@@ -38,17 +31,6 @@ DATASETS = {
     "ConvAI2": ("convai2", "convai2", 16),
     "Math10k": ("math10k", "math", 16),
     "Commonsense170k": ("commonsense170k", "commonsense", 64),
-}
-NAME = "proj"
-TARGET = {"target_modules": [NAME]}
-METHODS = {
-    "TeRA": TeraConfig(**TARGET),
-    "TeRA, moved": TeraConfig(**TARGET, init_weights=False),
-    "TeRA_iden": TeraConfig(**TARGET, factor_init="identity"),
-    "in2_identity": TeraConfig(**TARGET, factor_init="identity", out_modes=1, in_modes=2),
-    "VeRA r=256": peft.VeraConfig(**TARGET, r=256),
-    "LoRA r=1": peft.LoraConfig(**TARGET, r=1),
-    "LoRA r=1, moved": peft.LoraConfig(**TARGET, r=1, init_lora_weights=False),
 }
 
 
@@ -109,31 +91,6 @@ def gradients(name: str, data: Any) -> dict[str, tuple[Tensor, Tensor]]:
     return {key: (layer.weight.grad.double(), means[key]) for key, layer in layers.items()}
 
 
-def share(config: peft.PeftConfig, gradient: Tensor) -> float:
-    """The share of a gradient within the first-order span of an adapter."""
-    rows, columns = gradient.shape
-    torch.manual_seed(0)
-    net = nn.Sequential()
-    net.add_module(NAME, nn.Linear(columns, rows, bias=False))
-    model = peft.get_peft_model(net, config)
-    inputs = torch.eye(columns)
-    directions = []
-    with torch.no_grad():
-        start = model(inputs).T
-        for parameter in (p for p in model.parameters() if p.requires_grad):
-            for index in range(parameter.numel()):
-                # Exact: all of these weight updates are linear in each of their parameters.
-                parameter.view(-1)[index] += 1
-                directions.append((model(inputs).T - start).reshape(-1))
-                parameter.view(-1)[index] -= 1
-    basis = torch.stack(directions, dim=1)
-    basis = basis[:, basis.norm(dim=0) > 0]
-    basis = basis / basis.norm(dim=0)
-    along = (basis.T @ gradient.reshape(-1)).double()
-    weights = torch.linalg.lstsq((basis.T @ basis).double(), along).solution
-    return float(along @ weights / gradient.double().square().sum())
-
-
 def print_table(names: list[str], rows: list[list[str]]) -> None:
     """Print a table in Markdown."""
     lines = [" | ".join(row) for row in (names, ["---"] * len(names), *rows)]
@@ -142,7 +99,7 @@ def print_table(names: list[str], rows: list[list[str]]) -> None:
 
 
 def main(folder: Path) -> None:
-    """Print the two tables."""
+    """Print the table."""
     found = {name: gradients(name, datamodule(name, folder)) for name in DATASETS}
     rows = []
     for dataset, of_layers in found.items():
@@ -151,20 +108,9 @@ def main(folder: Path) -> None:
             features = mean.square().sort(descending=True).values
             along = (gradient @ mean).square().sum() / mean.square().sum()
             shares = squares[0], along, features[:4].sum() / features.sum() * squares.sum()
-            rows.append(
-                [
-                    dataset,
-                    layer.replace(".self_attn.", " "),
-                    *(f"{float(s / squares.sum()):.1%}" for s in shares),
-                ]
-            )
+            cells = [f"{float(share / squares.sum()):.1%}" for share in shares]
+            rows.append([dataset, layer.replace(".self_attn.", " "), *cells])
     print_table(["", "layer", "largest singular value", "mean input", "its four features"], rows)
-    rows = []
-    for layer, (gradient, _) in found["ConvAI2"].items():
-        if layer.endswith("v_proj"):
-            shares = [f"{share(config, gradient.float()):.2%}" for config in METHODS.values()]
-            rows.append([layer.replace(".self_attn.", " "), *shares])
-    print_table(["layer", *METHODS], rows)
 
 
 if __name__ == "__main__":
