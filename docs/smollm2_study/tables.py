@@ -79,6 +79,8 @@ def collect(folders: Sequence[Path]) -> None:
         folders: Outputs of `study`; their names start with that of the dataset.
     """
     runs = [run for folder in folders for run in _read_study(folder)]
+    if not runs:
+        sys.exit("error: no finished run there: expected output folders of study; nothing written")
     runs.sort(key=lambda run: run.dataset)  # stable: the runs of one dataset have equal records
     with RUNS.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
