@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tera_pl.analysis.delta_weights import iter_delta_weights
 from tera_pl.models.backbone import load_model
 from tera_pl.tasks.loss import supervised_loss
-from tera_pl.tensor import FactorInit, draw, network_keys, plan_modes
+from tera_pl.tensor import CoreInit, FactorInit, draw, network_keys, plan_modes
 
 # By row of the study: number of out and in modes, and distribution of the factors.
 ROWS: dict[str, tuple[int, int, FactorInit]] = {
@@ -36,11 +36,16 @@ ROWS: dict[str, tuple[int, int, FactorInit]] = {
 
 
 def directions(
-    rows: int, columns: int, out_modes: int, in_modes: int, factor_init: FactorInit
+    rows: int,
+    columns: int,
+    out_modes: int,
+    in_modes: int,
+    factor_init: FactorInit,
+    core_init: CoreInit = "normal",
 ) -> tuple[Tensor, Tensor]:
     """The u_r as columns and the v_r as rows, of shapes (rows, R) and (R, columns)."""
     modes = plan_modes(rows, out_modes), plan_modes(columns, in_modes)
-    core, factors = network_keys(*modes, [*modes[0], *modes[1]], 0, "normal", factor_init)
+    core, factors = network_keys(*modes, [*modes[0], *modes[1]], 0, core_init, factor_init)
     drawn = [draw(key).double() for key in factors]
     left = reduce(torch.kron, [factor.T.contiguous() for factor in drawn[:out_modes]])
     right = reduce(torch.kron, drawn[out_modes:])
@@ -49,9 +54,14 @@ def directions(
     return (left @ unfolded, right) if in_modes == 1 else (left, unfolded @ right)
 
 
+def metric(squares: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """The matrix M with sum over the inputs x of ||DeltaW(d) x||^2 = d^T M d, shape (R, R)."""
+    return (left.T @ left) * (right @ squares @ right.T)
+
+
 def fit(update: Tensor, squares: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """The update nearest to another by its outputs, for inputs with these second moments."""
-    normal = (left.T @ left) * (right @ squares @ right.T)
+    normal = metric(squares, left, right)
     target = (left.T @ update @ squares * right).sum(1)
     return left @ (torch.linalg.lstsq(normal, target.unsqueeze(1)).solution * right)
 
