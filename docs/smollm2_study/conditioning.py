@@ -10,7 +10,7 @@ the outputs on some training records of ConvAI2 under the base model; and for th
 entry of d scaled to equal norm, which is what AdamW can do. 1 is the best.
 """
 
-import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from math import exp, log
 from pathlib import Path
 from statistics import fmean
@@ -60,9 +60,7 @@ def main(folder: Path) -> None:
     data = datamodule("ConvAI2", folder)
     model = load_model(BACKBONE)
     layers = {
-        name: layer
-        for name, layer in model.named_modules()
-        if name.endswith(("q_proj", "v_proj"))
+        name: layer for name, layer in model.named_modules() if name.endswith(("q_proj", "v_proj"))
     }
     squares = second_moments(model, list(layers), training_batches("ConvAI2", data))
     rows = []
@@ -77,5 +75,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]))
+    main(**vars(arguments))

@@ -10,6 +10,7 @@ is that of some training records under the base model.
 """
 
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,5 +90,9 @@ def main(folder: Path, adapters: list[Path]) -> None:
 
 
 if __name__ == "__main__":
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("adapters", type=Path, nargs="+")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
+    main(**vars(arguments))

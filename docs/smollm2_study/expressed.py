@@ -11,6 +11,7 @@ fitted updates.
 """
 
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable
 from functools import reduce
 from pathlib import Path
@@ -118,5 +119,9 @@ def main(folder: Path, adapter: Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("adapter", type=Path)
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(**vars(arguments))

@@ -10,6 +10,7 @@ update that is a column times the mean input adds nearly the same to every outpu
 
 import itertools
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,5 +115,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]))
+    main(**vars(arguments))
