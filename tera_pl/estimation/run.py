@@ -34,7 +34,8 @@ def estimate_run(
 
     Raises:
         UserError: If the task is not a `CausalLMTask`, its backbone has no `config.json` on this
-            machine, or the configuration does not give batch size and length.
+            machine, its adapter needs the values of weights, or the configuration does not give
+            batch size and length.
     """
     if not isinstance(task, CausalLMTask):
         raise UserError(
@@ -42,12 +43,22 @@ def estimate_run(
             "tera_pl.tasks.CausalLMTask"
         )
     batch = longest_batch(data, batch_size, length)
-    found = estimate_training(task, trainer, batch)
-    memory = found["memory_bytes"]
-    generation, peak = None, memory["total"]
-    if not task.scores_candidates():
-        generation = estimate_generation(task, data, batch["input_ids"].shape[1], memory)
-        peak = max(peak, generation["memory_bytes"]["total"])
+    try:
+        found = estimate_training(task, trainer, batch)
+        memory = found["memory_bytes"]
+        generation, peak = None, memory["total"]
+        if not task.scores_candidates():
+            generation = estimate_generation(task, data, batch["input_ids"].shape[1], memory)
+            peak = max(peak, generation["memory_bytes"]["total"])
+    # What torch raises where an operation needs the values of tensors that have only shapes.
+    except NotImplementedError as error:
+        if task.adapter is None:
+            raise
+        raise UserError(
+            f"model.init_args.adapter: {type(task.adapter).__name__} cannot be estimated, because "
+            "its layers compute with values, and estimate has only shapes: run a few steps of fit, "
+            "whose results.json has parameters and peak memory"
+        ) from error
     return found | {
         "validation": generation,
         "device_bytes": device_bytes,

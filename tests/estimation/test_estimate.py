@@ -318,3 +318,14 @@ def test_user_errors_are_one_line(options, message, write, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("WaveFTConfig", {"n_frequency": 7}), ("TinyLoraConfig", {"u": 4})]
+)
+def test_layers_that_compute_with_values_are_refused_in_one_line(kind, settings, write, capsys):
+    adapter = {"class_path": f"peft.{kind}", "init_args": settings | TARGETS}
+    assert main(["estimate", "--config", str(write(adapter))]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"model.init_args.adapter: {kind} cannot be estimated" in error
+    assert "Traceback" not in error
