@@ -44,6 +44,7 @@ METHODS = {
 }
 PROTOCOLS = sorted((ROOT / "configs" / "base" / "protocols").rglob("*.yaml"))
 METHOD_FILES = sorted((ROOT / "configs" / "base" / "methods").glob("*.yaml"))
+RIVALS = [path for path in METHOD_FILES if path.stem not in METHODS | {"tera_recommended"}]
 PAPER = {"commonsense170k", "convai2", "math10k"}
 
 
@@ -142,6 +143,17 @@ def test_layer_for_many_processes_starts_any_config(layer, tmp_path, capsys):
     expected = dict(items(yaml.safe_load(given.read_text()))) | {("trainer", "devices"): 4}
     assert {keys: resolved[keys] for keys in expected} == expected
     assert resolved["trainer", "precision"] == "32-true"
+
+
+@pytest.mark.parametrize("backbone", ["llama2_7b", "llama3_8b"])
+@pytest.mark.parametrize("method", RIVALS, ids=lambda path: path.stem)
+def test_rival_on_a_llama_is_four_fragments(method, backbone, capsys):
+    """As docs/rivals.md has it."""
+    parts = "a100", "protocols/commonsense170k/tera_paper", f"backbones/{backbone}"
+    given = [ROOT / "configs" / "base" / f"{part}.yaml" for part in parts]
+    resolved = dict(items(resolve(capsys, *given, method)))
+    settings = dict(items(compose(method)))
+    assert {keys: resolved[keys] for keys in settings} == settings
 
 
 @pytest.mark.parametrize("benchmark", sorted(PAPER))
