@@ -43,6 +43,30 @@ def bertscore(
     """
     if model is None:
         raise UnavailableError("metric.bertscore_model is null")
+    scorer = load_bert_scorer(model, layer, batch_size, device)
+    precision, recall, f1 = (values.double().mean() for values in scorer.score(outputs, references))
+    return {
+        "bertscore_f1": 100 * float(f1),
+        "bertscore_recall": 100 * float(recall),
+        "bertscore_precision": 100 * float(precision),
+    }
+
+
+def load_bert_scorer(model: str, layer: int, batch_size: int, device: torch.device) -> BERTScorer:
+    """Load the encoder of BERTScore.
+
+    Args:
+        model: As in `bertscore`.
+        layer: As in `bertscore`.
+        batch_size: As in `bertscore`.
+        device: As in `bertscore`.
+
+    Returns:
+        A scorer without idf and without rescaling, which scores an empty text too.
+
+    Raises:
+        UnavailableError: If there is no such encoder or layer here.
+    """
     try:
         scorer = BERTScorer(
             model_type=model,
@@ -65,12 +89,7 @@ def bertscore(
     # bert-score calls this for an empty text (which scores 0); transformers 5 removed it.
     tokenizer = tokenizer_of(scorer)
     tokenizer.build_inputs_with_special_tokens = lambda ids: tokenizer.encode("")
-    precision, recall, f1 = (values.double().mean() for values in scorer.score(outputs, references))
-    return {
-        "bertscore_f1": 100 * float(f1),
-        "bertscore_recall": 100 * float(recall),
-        "bertscore_precision": 100 * float(precision),
-    }
+    return scorer
 
 
 def bleu(outputs: Texts, references: list[Texts]) -> dict[str, float]:
