@@ -9,6 +9,7 @@ the records.
 """
 
 import json
+import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,15 @@ def main(encoder: Path, predictions: list[Path]) -> None:
     scorer = load_bert_scorer(str(encoder), 6, 64, torch.device("cpu"))
     rows: list[list[str]] = []
     first: Tensor | None = None
+    records: list[str] = []
     for path in predictions:
-        answers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        found = scores(sorted(answers, key=lambda answer: answer["id"]), scorer)
+        lines = path.read_text(encoding="utf-8").strip("\n").split("\n")
+        answers = [json.loads(line) for line in lines]
+        answers.sort(key=lambda answer: answer["id"])
+        records = records or [answer["id"] for answer in answers]
+        if records != [answer["id"] for answer in answers]:
+            sys.exit(f"error: {path}: expected the records of {predictions[0]}")
+        found = scores(answers, scorer)
         corpus = bleu([a["extracted"] for a in answers], [a["reference"] for a in answers])["bleu"]
         six = [corpus, *found.mean(0).tolist()]
         cells = [f"{value:.1f}" for value in (*six, sum(six) / 6)]
