@@ -159,7 +159,7 @@ def test_encoder_that_cannot_be_used_costs_no_other_score(encoder, tmp_path):
         scores, missing = compute(
             OUTPUTS, REFERENCES, bertscore_model=folder, bertscore_layer=layer
         )
-        assert scores.keys() == {"bleu", "rouge_l"}
+        assert scores.keys() - {"meteor"} == {"bleu", "rouge_l"}  # which needs files of nltk
         assert f"encoder '{folder}', layer {layer}: " in missing["bertscore_f1"]
 
 
