@@ -10,7 +10,6 @@ the outputs on some training records of ConvAI2 under the base model; and for th
 entry of d scaled to equal norm, which is what AdamW can do. 1 is the best.
 """
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from math import exp, log
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +17,7 @@ from statistics import fmean
 import torch
 from constant_part import BACKBONE
 from expressed import directions, metric, second_moments
-from gradient import datamodule, print_table, training_batches
+from gradient import datamodule, print_table, run, training_batches
 from torch import Tensor
 
 from tera_pl.models.backbone import load_model
@@ -75,8 +74,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    main(**vars(arguments))
+    run(main, __doc__, folder=None)

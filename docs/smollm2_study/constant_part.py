@@ -10,13 +10,12 @@ is that of some training records under the base model.
 """
 
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from gradient import DATASETS, MODEL, MeanInputs, datamodule, training_batches
+from gradient import DATASETS, MODEL, MeanInputs, datamodule, run, training_batches
 from peft import PeftModel
 from torch import Tensor, nn
 
@@ -90,9 +89,4 @@ def main(folder: Path, adapters: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("adapters", type=Path, nargs="+")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    main(**vars(arguments))
+    run(main, __doc__, folder=None, adapters="+")

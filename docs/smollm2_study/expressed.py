@@ -11,7 +11,6 @@ fitted updates.
 """
 
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable
 from functools import reduce
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 from constant_part import BACKBONE, add_update, dataset_of, validation_loss
-from gradient import datamodule, training_batches
+from gradient import datamodule, run, training_batches
 from peft import PeftModel
 from torch import Tensor, nn
 
@@ -119,9 +118,4 @@ def main(folder: Path, adapter: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("adapter", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    main(**vars(arguments))
+    run(main, __doc__, folder=None, adapter=None)

@@ -99,6 +99,22 @@ def print_table(names: list[str], rows: list[list[str]]) -> None:
     sys.stdout.flush()
 
 
+def run(main: Callable[..., None], description: str | None, **paths: str | None) -> None:
+    """Run a script on one thread with paths from the command line.
+
+    Args:
+        main: Takes the paths by name.
+        description: The script's own, for its help.
+        paths: `nargs` of argparse by the name of each path.
+    """
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    for name, number in paths.items():
+        parser.add_argument(name, type=Path, nargs=number)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    main(**vars(arguments))
+
+
 def main(folder: Path) -> None:
     """Print the table."""
     found = {name: gradients(name, datamodule(name, folder)) for name in DATASETS}
@@ -115,8 +131,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    main(**vars(arguments))
+    run(main, __doc__, folder=None)

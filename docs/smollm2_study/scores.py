@@ -10,12 +10,11 @@ the records.
 
 import json
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
 import torch
-from gradient import print_table
+from gradient import print_table, run
 from torch import Tensor
 
 from tera_pl.metrics.dialogue_scorers import bleu, load_bert_scorer, meteor, rouge_l
@@ -63,7 +62,4 @@ def main(encoder: Path, predictions: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("encoder", type=Path)
-    parser.add_argument("predictions", type=Path, nargs="+")
-    main(**vars(parser.parse_args()))
+    run(main, __doc__, encoder=None, predictions="+")
