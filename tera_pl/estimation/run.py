@@ -56,8 +56,8 @@ def estimate_run(
             raise
         raise UserError(
             f"model.init_args.adapter: {type(task.adapter).__name__} cannot be estimated, because "
-            "its layers compute with values, and estimate has only shapes: run a few steps of fit, "
-            "whose results.json has parameters and peak memory"
+            "its layers or the backbone's compute with values, and estimate has only shapes: run a "
+            "few steps of fit, whose results.json has parameters and peak memory"
         ) from error
     return found | {
         "validation": generation,
