@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tera_pl.adapters.supported import is_from_meta
 from tera_pl.errors import UserError
 from tera_pl.estimation.generation import estimate_generation
 from tera_pl.estimation.training import estimate_training, longest_batch
@@ -50,9 +51,8 @@ def estimate_run(
         if not task.scores_candidates():
             generation = estimate_generation(task, data, batch["input_ids"].shape[1], memory)
             peak = max(peak, generation["memory_bytes"]["total"])
-    # What torch raises where an operation needs the values of tensors that have only shapes.
     except NotImplementedError as error:
-        if task.adapter is None:
+        if task.adapter is None or not is_from_meta(error, task.model):
             raise
         raise UserError(
             f"model.init_args.adapter: {type(task.adapter).__name__} cannot be estimated, because "
