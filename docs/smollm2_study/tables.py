@@ -1,6 +1,6 @@
 """Print the tables of docs/smollm2_study.md.
 
-python docs/smollm2_study/tables.py collect STUDY_FOLDER ...    # write runs.csv and losses.csv
+python docs/smollm2_study/tables.py collect STUDY_FOLDER ...    # add to runs.csv and losses.csv
 python docs/smollm2_study/tables.py                             # print the tables from the two
 """
 
@@ -33,6 +33,7 @@ COLUMNS = (
     "seconds",
     "memory_mb",
 )
+WHOLE = ("seed", "trained", "seconds", "memory_mb")
 # Two standard errors decide; the registered document has it so.
 DECIDES = 2.0
 
@@ -53,9 +54,14 @@ class Run:
     val_accuracy: float
     test_accuracy: float
     trained: int
-    seconds: float
-    memory_mb: float
+    seconds: int
+    memory_mb: int
     losses: tuple[RecordLoss, ...]
+
+    @property
+    def key(self) -> tuple[str, str, float, int]:
+        """What is equal only for a repetition of the run."""
+        return self.dataset, self.row, self.lr, self.seed
 
 
 @dataclass(frozen=True)
@@ -73,15 +79,24 @@ class Row:
 
 
 def collect(folders: Sequence[Path]) -> None:
-    """Write the two files from the folders of studies, with what is finished in them.
+    """Add what is finished in the folders of studies to the two files.
+
+    A run that is in the files already takes the place of the earlier one.
 
     Args:
         folders: Outputs of `study`; their names start with that of the dataset.
     """
-    runs = [run for folder in folders for run in _read_study(folder)]
-    if not runs:
+    found = [run for folder in folders for run in _read_study(folder)]
+    if not found:
         sys.exit("error: no finished run there: expected output folders of study; nothing written")
-    runs.sort(key=lambda run: run.dataset)  # stable: the runs of one dataset have equal records
+    earlier = read() if RUNS.exists() else {}
+    by_key = {run.key: run for runs in earlier.values() for run in runs}
+    by_key |= {run.key: run for run in found}
+    runs = sorted(by_key.values(), key=lambda run: run.dataset)  # stable: of one dataset together
+    ids = {run.dataset: [record.id for record in run.losses] for run in reversed(runs)}
+    for run in found:
+        if [record.id for record in run.losses] != ids[run.dataset]:
+            sys.exit(f"error: {run.key}: expected the records of the runs in {LOSSES}, got others")
     with RUNS.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -138,8 +153,8 @@ def read() -> dict[str, list[Run]]:
         place = 2 + len(found[dataset])
         losses = [RecordLoss(v[0], float(v[place]), int(v[1])) for v in records[dataset]]
         values = {name: float(row[name]) for name in COLUMNS[2:]}
-        seed, trained = int(values.pop("seed")), int(values.pop("trained"))
-        run = Run(dataset, row["row"], seed=seed, trained=trained, losses=tuple(losses), **values)
+        whole = {name: int(values.pop(name)) for name in WHOLE}
+        run = Run(dataset, row["row"], losses=tuple(losses), **whole, **values)
         found[dataset].append(run)
     return found
 
