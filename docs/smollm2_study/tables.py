@@ -33,7 +33,7 @@ COLUMNS = (
     "seconds",
     "memory_mb",
 )
-WHOLE = ("seed", "trained", "seconds", "memory_mb")
+INTEGERS = ("seed", "trained", "seconds", "memory_mb")
 # Two standard errors decide; the registered document has it so.
 DECIDES = 2.0
 
@@ -153,8 +153,8 @@ def read() -> dict[str, list[Run]]:
         place = 2 + len(found[dataset])
         losses = [RecordLoss(v[0], float(v[place]), int(v[1])) for v in records[dataset]]
         values = {name: float(row[name]) for name in COLUMNS[2:]}
-        whole = {name: int(values.pop(name)) for name in WHOLE}
-        run = Run(dataset, row["row"], losses=tuple(losses), **whole, **values)
+        integers = {name: int(values.pop(name)) for name in INTEGERS}
+        run = Run(dataset, row["row"], losses=tuple(losses), **integers, **values)
         found[dataset].append(run)
     return found
 
