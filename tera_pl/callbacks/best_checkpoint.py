@@ -10,12 +10,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tera_pl.checkpointing.markers import claim_folder
 from tera_pl.checkpointing.run_directory import run_directory
 from tera_pl.errors import UserError
+from tera_pl.private_api.lightning import save_last_checkpoint
 
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint that keeps the best score when a run resumes.
+    """Lightning's ModelCheckpoint that keeps the best score and the last state when a run resumes.
+
+    Lightning saves `last.ckpt` only where a better checkpoint is saved: a run that is killed long
+    after its best validation would repeat everything since. Here every validation saves it.
 
     Lightning drops the score if the path of the folder differs from the one at the start of the
     run (relative or absolute, or moved). A worse checkpoint would then replace the best.
@@ -32,6 +36,11 @@ class BestCheckpoint(ModelCheckpoint):
             return
         if Path(given).resolve().parent != run:
             claim_folder(Path(given), "folder of checkpoints")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last state after a validation that is not the best, too."""
+        super().on_validation_end(trainer, pl_module)
+        save_last_checkpoint(self, trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last state only if no validation has saved it.

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from lightning.fabric.utilities.optimizer import _optimizer_to_device as move_optimizer_state
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -15,6 +16,7 @@ __all__ = [
     "build_with_hyperparameters",
     "move_optimizer_state",
     "resolve_data_parallel_size",
+    "save_last_checkpoint",
     "strategy_settings",
     "subcommand_parser",
     "validates_now",
@@ -82,6 +84,17 @@ def validates_now(trainer: Trainer) -> bool:
     loop = trainer.fit_loop
     assert loop._data_fetcher is not None
     return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
+def save_last_checkpoint(checkpoint: ModelCheckpoint, trainer: Trainer) -> None:
+    """Save `last.ckpt`, unless this step is saved already or nothing is to be saved.
+
+    Args:
+        checkpoint: The callback, which has `save_last`.
+        trainer: The trainer, in `on_validation_end`; nothing is saved in its sanity check.
+    """
+    if not checkpoint._should_skip_saving_checkpoint(trainer):
+        checkpoint._save_last_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
 
 
 def strategy_settings(strategy: ModelParallelStrategy) -> dict[str, Any]:

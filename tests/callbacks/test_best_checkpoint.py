@@ -1,12 +1,15 @@
-"""The best score is kept when a run resumes under another path of its folder."""
+"""The best score is kept when a run resumes under another path, and so is the last state."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from tera_pl.callbacks import BestCheckpoint
 
+ONE_FILE_EACH = {"save_on_train_epoch_end": False, "enable_version_counter": False}
 FOLDER = "runs/x/version_0/checkpoints"
 
 
@@ -56,3 +59,26 @@ def test_missing_best_checkpoint_is_a_warning_and_dropped(tmp_path, state):
         after.load_state_dict(state)
     assert after.best_model_score is None
     assert after.best_model_path == ""
+
+
+class WorseningModel(BoringModel):
+    """Its validation loss is the number of steps."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", float(self.global_step))
+
+
+@pytest.mark.parametrize("save_last", [True, None])
+def test_every_validation_saves_the_last_state(tmp_path, save_last):
+    checkpoint = BestCheckpoint(
+        tmp_path, filename="best", monitor="val/loss", save_last=save_last, **ONE_FILE_EACH
+    )
+    model = WorseningModel()
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_steps=6, val_check_interval=2, callbacks=checkpoint, **quiet)
+    trainer.fit(model)
+    saved = {path.stem: torch.load(path, weights_only=False) for path in tmp_path.iterdir()}
+    steps = {name: state["global_step"] for name, state in saved.items()}
+    assert steps == {"best": 2} | ({"last": 6} if save_last else {})
+    if save_last:
+        assert torch.equal(saved["last"]["state_dict"]["layer.weight"], model.layer.weight)
