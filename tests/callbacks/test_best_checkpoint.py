@@ -77,7 +77,7 @@ def test_every_validation_saves_the_last_state(tmp_path, save_last):
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(max_steps=6, val_check_interval=2, callbacks=checkpoint, **quiet)
     trainer.fit(model)
-    saved = {path.stem: torch.load(path, weights_only=False) for path in tmp_path.iterdir()}
+    saved = {path.stem: torch.load(path, weights_only=True) for path in tmp_path.glob("*.ckpt")}
     steps = {name: state["global_step"] for name, state in saved.items()}
     assert steps == {"best": 2} | ({"last": 6} if save_last else {})
     if save_last:
