@@ -108,6 +108,7 @@ def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_backbone(folder: Path, **sizes: int) -> Path:
     """Write the files of `tiny_backbone`; one of other sizes gets no weights."""
+    import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -135,7 +136,10 @@ def write_backbone(folder: Path, **sizes: int) -> Path:
     if sizes:
         config.save_pretrained(folder)
     else:
-        LlamaForCausalLM(config).save_pretrained(folder)
+        # Seeded, or its weights, and which step is the best, depend on the tests before.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 
