@@ -40,7 +40,12 @@ class BestCheckpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last state after a validation that is not the best, too."""
         super().on_validation_end(trainer, pl_module)
-        save_last_checkpoint(self, trainer)
+        save_last_checkpoint(self, trainer, epoch_end=False)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last state here instead, if `save_on_train_epoch_end` is true."""
+        super().on_train_epoch_end(trainer, pl_module)
+        save_last_checkpoint(self, trainer, epoch_end=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last state only if no validation has saved it.

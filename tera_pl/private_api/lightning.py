@@ -86,14 +86,17 @@ def validates_now(trainer: Trainer) -> bool:
     return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
-def save_last_checkpoint(checkpoint: ModelCheckpoint, trainer: Trainer) -> None:
+def save_last_checkpoint(checkpoint: ModelCheckpoint, trainer: Trainer, epoch_end: bool) -> None:
     """Save `last.ckpt`, unless this step is saved already or nothing is to be saved.
 
     Args:
         checkpoint: The callback, which has `save_last`.
-        trainer: The trainer, in `on_validation_end`; nothing is saved in its sanity check.
+        trainer: The trainer; nothing is saved in its sanity check.
+        epoch_end: Whether this is `on_train_epoch_end` instead of `on_validation_end`. Of the two,
+            checkpoints are saved in one: a step that the other saves would have no best checkpoint.
     """
-    if not checkpoint._should_skip_saving_checkpoint(trainer):
+    here = checkpoint._should_save_on_train_epoch_end(trainer) == epoch_end
+    if here and not checkpoint._should_skip_saving_checkpoint(trainer):
         checkpoint._save_last_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
 
 

@@ -82,3 +82,22 @@ def test_every_validation_saves_the_last_state(tmp_path, save_last):
     assert steps == {"best": 2} | ({"last": 6} if save_last else {})
     if save_last:
         assert torch.equal(saved["last"]["state_dict"]["layer.weight"], model.layer.weight)
+
+
+class ImprovingUntilSecondEpoch(BoringModel):
+    """Its validation loss is lowest in the second epoch."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", float(abs(self.current_epoch - 1)))
+
+
+def test_saving_at_the_end_of_epochs_saves_the_best_and_the_last(tmp_path):
+    one_file_each = ONE_FILE_EACH | {"save_on_train_epoch_end": True}
+    checkpoint = BestCheckpoint(
+        tmp_path, filename="best", monitor="val/loss", save_last=True, **one_file_each
+    )
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_epochs=4, limit_train_batches=3, callbacks=checkpoint, **quiet)
+    trainer.fit(ImprovingUntilSecondEpoch())
+    saved = {path.stem: torch.load(path, weights_only=True) for path in tmp_path.glob("*.ckpt")}
+    assert {name: state["global_step"] for name, state in saved.items()} == {"best": 6, "last": 12}
